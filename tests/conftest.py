@@ -11,6 +11,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import settings
+
+# No deadline: how long an example takes depends on what else the machine does. The same examples in every run.
+settings.register_profile("tfprune", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("tfprune")
 
 # Two workers on two cores: more threads only wait for each other.
 tf.config.threading.set_intra_op_parallelism_threads(1)
