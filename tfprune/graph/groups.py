@@ -1,0 +1,273 @@
+"""Units and groups: what a reading of a model means for those who mask, score and cut."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from tfprune.graph.ids import NOTHING
+from tfprune.graph.read import read
+from tfprune.graph.step import Records
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A layer that makes the units of a group.
+
+    Attributes:
+        name: the layer's name, `outer/inner` inside a nested model.
+        operation: the layer.
+        home: `(tensor, axis)` of the graph where its units are to be looked at, or None if no tensor shows them (the
+            heads of attention).
+        units: for each position along the home's axis, the unit's place within the group; -1 for other positions.
+    """
+
+    name: str
+    operation: Any
+    home: tuple[Any, int] | None
+    units: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units with the same members.
+
+    Attributes:
+        name: the name of the first member.
+        size: the number of units.
+        start: the column of the first unit in `on_nodes` when all groups are masked.
+        members: the layers that make the units.
+        exits: names of the layers that contract over the units.
+        parameters_per_unit: the number of weights that go with one unit, on average.
+    """
+
+    name: str
+    size: int
+    start: int
+    members: tuple[Member, ...]
+    exits: tuple[str, ...]
+    parameters_per_unit: float
+
+
+class UnitGraph(Mapping[str, Group]):
+    """The units of a model: a mapping from group name to `Group`, in the order of the graph. Prints as a table.
+
+    Attributes:
+        model: the model that was read.
+        names: the names of the groups.
+        num_units: the number of units in all groups.
+        fixed: for every layer with units that cannot be removed, `name -> (how many, why)`.
+        walls: for every operation that could not be read, `name -> why`.
+    """
+
+    def __init__(self, model: keras.Model, records: Records):
+        self.model = model
+        self.records = records
+        self.walls = dict(records.walls)
+        labels, reasons = records.ids.resolve()
+        groups, order = _group_units(records, labels, reasons)
+        self._column_of_label = np.full(len(labels), -1)
+        self._column_of_label[order] = np.arange(len(order))
+        self._labels = labels
+        self.num_units = len(order)
+        self._groups: dict[str, Group] = {}
+        starts = np.cumsum([0, *(len(units) for _, _, units in groups)])
+        exits = self._exits_by_group(starts)
+        parameters = self._parameters_of_units()
+        for (name, emitters, units), start, read_by in zip(groups, starts.tolist(), exits, strict=False):
+            self._groups[name] = Group(
+                name=name,
+                size=len(units),
+                start=start,
+                members=tuple(self._member(emitter, start, len(units)) for emitter in emitters),
+                exits=read_by,
+                parameters_per_unit=float(parameters[start : start + len(units)].mean()),
+            )
+        self.fixed = _fixed_layers(records, labels, reasons)
+
+    def __getitem__(self, name: str) -> Group:
+        if name not in self._groups:
+            raise KeyError(self.unknown(name))
+        return self._groups[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._groups)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of units by group name: what `LayerValues.from_flat` wants."""
+        return {name: group.size for name, group in self._groups.items()}
+
+    def columns(self, ids: np.ndarray) -> np.ndarray:
+        """Returns the column of `on_nodes` for each of `ids`; -1 for a position that cannot be switched off."""
+        return np.where(ids == NOTHING, -1, self._column_of_label[self._labels[ids]])
+
+    def kept(self, ids: np.ndarray, on: np.ndarray) -> np.ndarray:
+        """Returns for each of `ids` whether it stays when the units `on`, shape `(num_units,)` of bool, stay."""
+        columns = self.columns(ids)
+        return (columns < 0) | on[columns]
+
+    def choose(self, layers: Iterable[str] | str | None) -> tuple[str, ...]:
+        """Returns the names of the groups that `layers` means, in the order of the graph.
+
+        Args:
+            layers: names of groups or of member layers; None for all groups.
+
+        Raises:
+            ValueError: if a name is unknown, or its units cannot be removed; the message says why.
+        """
+        if layers is None:
+            return self.names
+        wanted = [layers] if isinstance(layers, str) else list(layers)
+        chosen = set()
+        for name in wanted:
+            found = [group.name for group in self.values() if name in (group.name, *(m.name for m in group.members))]
+            if not found:
+                raise ValueError(self.unknown(name))
+            chosen.update(found)
+        return tuple(name for name in self.names if name in chosen)
+
+    def unknown(self, name: str) -> str:
+        """Returns the message for a name that is no group: what is wrong with it, and what was perhaps meant."""
+        known = f"Groups with removable units: {', '.join(self.names) or 'none'}."
+        if name in self.fixed:
+            return f"layers: the units of {name!r} cannot be removed ({self.fixed[name][1]}). {known}"
+        if name in {layer.name for layer in self.model._flatten_layers()}:
+            return f"layers: layer {name!r} makes no units that can be removed. {known}"
+        near = difflib.get_close_matches(str(name), self.names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return f"layers: {name!r} is not a layer of model {self.model.name!r}.{hint} {known}"
+
+    def _member(self, emitter: Any, start: int, size: int) -> Member:
+        ids = emitter.ids if emitter.home is None else self.records.signals[id(emitter.home[0])].axes[emitter.home[1]]
+        columns = self.columns(ids)
+        inside = (columns >= start) & (columns < start + size)
+        return Member(emitter.name, emitter.operation, emitter.home, np.where(inside, columns - start, -1))
+
+    def _exits_by_group(self, starts: np.ndarray) -> list[tuple[str, ...]]:
+        names: list[dict[str, None]] = [{} for _ in starts]
+        for exit in self.records.exits:
+            columns = self.columns(exit.ids)
+            for number in np.unique(np.searchsorted(starts, columns[columns >= 0], side="right") - 1).tolist():
+                names[number][exit.name] = None
+        return [tuple(own) for own in names]
+
+    def _parameters_of_units(self) -> np.ndarray:
+        """Weights that go with each unit: of a weight with `n` positions on an axis, `c` of them the unit's,
+        prod(n) - prod(n - c)."""
+        total = np.zeros(self.num_units)
+        for weight in self.records.weights.values():
+            shape = weight.variable.shape
+            columns = [np.zeros(0, int) if ids is None else self.columns(ids) for ids in weight.axes]
+            columns = [own[own >= 0] for own in columns]
+            units = np.unique(np.concatenate(columns))
+            if not len(units):
+                continue
+            counts = [np.bincount(np.searchsorted(units, own), minlength=len(units)) for own in columns]
+            left = np.prod([length - count for length, count in zip(shape, counts, strict=True)], axis=0)
+            total[units] += math.prod(shape) - left
+        return total
+
+    def __repr__(self) -> str:
+        table = Table(title=f"Units of {self.model.name!r}: {self.num_units} in {len(self)} groups")
+        for column in ("group", "units", "made by", "read by", "parameters per unit"):
+            table.add_column(column, justify="right" if column in ("units", "parameters per unit") else "left")
+        for group in self.values():
+            table.add_row(
+                group.name,
+                str(group.size),
+                _short(member.name for member in group.members),
+                _short(group.exits),
+                f"{group.parameters_per_unit:,.0f}",
+            )
+        console = Console(width=120, color_system=None)
+        with console.capture() as capture:
+            console.print(table)
+            if self.fixed:
+                stays = Table(title="Units that stay")
+                for column in ("layer", "units", "why"):
+                    stays.add_column(column)
+                for name, (count, reason) in self.fixed.items():
+                    stays.add_row(name, str(count), reason)
+                console.print(stays)
+            for name, reason in self.walls.items():
+                console.print(f"Cannot be read: {name}: {reason}.", markup=False)
+        return capture.get()
+
+
+def _short(names: Iterable[str], most: int = 3) -> str:
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _group_units(records: Records, labels: np.ndarray, reasons: dict[int, str]) -> tuple[list, np.ndarray]:
+    """Returns the groups as `(name, emitters, labels of the units)`, and the labels of all units in column order.
+
+    Units with the same members are one group; units come in the order in which the first member makes them.
+    """
+    emitters = list(records.emitters.values())
+    made_by: dict[int, list[int]] = {}
+    for number, emitter in enumerate(emitters):
+        for label in dict.fromkeys(labels[emitter.ids].tolist()):
+            if label not in reasons:
+                made_by.setdefault(label, []).append(number)
+    units: dict[tuple[int, ...], list[int]] = {}
+    for label, members in made_by.items():
+        units.setdefault(tuple(members), []).append(label)
+    groups, used = [], {}
+    for members in sorted(units):
+        name = emitters[members[0]].name
+        used[name] = used.get(name, 0) + 1
+        name = name if used[name] == 1 else f"{name}#{used[name]}"
+        groups.append((name, [emitters[number] for number in members], units[members]))
+    order = [label for _, _, own in groups for label in own]
+    return groups, np.array(order, int)
+
+
+def _fixed_layers(records: Records, labels: np.ndarray, reasons: dict[int, str]) -> dict[str, tuple[int, str]]:
+    result = {}
+    for emitter in records.emitters.values():
+        fixed = [label for label in set(labels[emitter.ids].tolist()) if label in reasons]
+        if fixed:
+            result[emitter.name] = (len(fixed), reasons[min(fixed)])
+    return result
+
+
+def unit_groups(model: keras.Model) -> UnitGraph:
+    """Finds the units of a model: which exist, which hang together, where they act, and which cannot be removed.
+
+    A unit is one channel that a layer with a kernel emits; channels that meet (in an addition, say) are one unit. The
+    units of the model's outputs stay.
+
+    Args:
+        model: a Sequential or functional Keras model.
+
+    Returns:
+        The groups of units, a mapping that prints as a table.
+
+    Raises:
+        TypeError: if `model` is no Keras model.
+        ValueError: if it is a subclassed model or not built.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(20, name="hidden"), keras.layers.Dense(2)])
+        >>> tfprune.unit_groups(net)["hidden"].size
+        20
+    """
+    return UnitGraph(model, read(model))

@@ -1,0 +1,59 @@
+"""Finds out whether an activation works on each number alone, by trying it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+_PLAIN_LAYERS = (
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+    keras.layers.ELU,
+    keras.layers.Identity,
+    keras.layers.Dropout,
+)
+_known: dict[int, tuple[Any, bool]] = {}
+
+
+def is_elementwise(function: Any) -> bool:
+    """Returns whether `function` maps every number by itself, so that removing one number leaves the others alone.
+
+    Each entry of a small random array is moved in turn; no other output may move. A hidden softmax fails, as does a
+    function that cannot be called on one array. Answers are kept per function.
+    """
+    if function is None:
+        return True
+    if id(function) not in _known:
+        # The function is kept with the answer so that its id is not given to another one.
+        _known[id(function)] = (function, _judge(function))
+    return _known[id(function)][1]
+
+
+def _judge(function: Any) -> bool:
+    if isinstance(function, keras.layers.Activation):
+        return is_elementwise(function.activation)
+    if isinstance(function, keras.layers.Layer):
+        return type(function) in _PLAIN_LAYERS
+    return _moves_alone(function)
+
+
+def _moves_alone(function: Any) -> bool:
+    values = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    try:
+        reference = keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(values)))
+        if reference.shape != values.shape:
+            return False
+        # Both a small step and a leap, as some functions react to one of them alone (sparsemax, thresholds).
+        for leap in (0.25, -0.25, 8.0, -8.0):
+            for entry in range(values.size):
+                moved = values.copy()
+                moved.flat[entry] += leap
+                answer = keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(moved)))
+                others = np.arange(values.size) != entry
+                if not np.array_equal(answer.ravel()[others], reference.ravel()[others]):
+                    return False
+    except Exception:  # Whatever a stranger's function raises, it is no activation that can be trusted.
+        return False
+    return True

@@ -1,0 +1,140 @@
+"""Reads a model: runs ids through its graph with the rows of the table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from tfprune.graph import rows_applications, rows_merge, rows_ops, rows_sequence  # noqa: F401  (they fill the table)
+from tfprune.graph.step import Axes, Records, Signal, Step, signal_of
+from tfprune.graph.table import row_of
+from tfprune.graph.walk import functional, is_graph, nodes_of, run
+
+
+def read(model: keras.Model) -> Records:
+    """Returns everything that the rows say about `model`; its outputs are fixed, its inputs untracked."""
+    reader = _Reader()
+    graph = functional(model)
+    reader.add_shared_variables(model)
+    outputs = reader.walk(graph, [_untracked(tensor) for tensor in graph.inputs], "")
+    for signal in outputs:
+        for ids in signal.axes:
+            reader.records.ids.fix(ids, "it is an output of the model")
+    return reader.records
+
+
+def _untracked(tensor: Any) -> Signal:
+    return signal_of(tensor, (None,) * len(tensor.shape))
+
+
+class _Reader:
+    """Walks a graph and the graphs nested in it."""
+
+    def __init__(self):
+        self.records = Records()
+        self._nested: dict[int, tuple[list[Signal], list[Signal]]] = {}
+        self._tied: dict[int, str] = {}
+        self._at_home: dict[int, list[tuple]] = {}
+
+    def add_shared_variables(self, model: keras.Model) -> None:
+        """Remembers the layers that share a variable with another layer: a cut would tear them apart."""
+        owners: dict[int, list[Any]] = {}
+        for layer in model._flatten_layers(include_self=False):
+            if not any(True for _ in layer._flatten_layers(include_self=False)):
+                for variable in layer.weights:
+                    owners.setdefault(id(variable), []).append(layer)
+        for layers in owners.values():
+            if len({id(layer) for layer in layers}) > 1:
+                names = " and ".join(sorted({layer.name for layer in layers}))
+                self._tied.update({id(layer): f"the layers {names} share a variable" for layer in layers})
+
+    def walk(self, graph: keras.Model, inputs: list[Signal], prefix: str) -> list[Signal]:
+        readers = Counter(id(tensor) for node in nodes_of(graph) for tensor in node.input_tensors)
+        readers.update(id(tensor) for tensor in graph.outputs)
+
+        def call(node: Any, args: tuple, kwargs: dict) -> list[Signal]:
+            name = prefix + node.operation.name
+            signals = [leaf for leaf in tree.flatten((args, kwargs)) if isinstance(leaf, Signal)]
+            known = len(self.records.emitters)
+            nested = is_graph(node.operation)
+            if nested:
+                axes = self._nested_call(node, signals, name)
+            else:
+                axes = self._layer_call(node, args, kwargs, signals, name)
+            outputs = [signal_of(tensor, own) for tensor, own in zip(node.outputs, axes, strict=True)]
+            new = 0 if nested else len(self.records.emitters) - known
+            self._settle_homes(row_of(node.operation), signals, outputs, readers, new)
+            self.records.signals.update({id(signal.tensor): signal for signal in outputs})
+            return outputs
+
+        self.records.signals.update({id(tensor): signal for tensor, signal in zip(graph.inputs, inputs, strict=True)})
+        return run(graph, inputs, call)
+
+    def _nested_call(self, node: Any, signals: list[Signal], name: str) -> list[Axes]:
+        """A nested model is read at its first call; later calls unite what enters with what entered then."""
+        graph = functional(node.operation)
+        if id(graph) not in self._nested:
+            inner = [signal_of(tensor, s.axes) for tensor, s in zip(graph.inputs, signals, strict=True)]
+            self._nested[id(graph)] = (inner, self.walk(graph, inner, f"{name}/"))
+        entered, outputs = self._nested[id(graph)]
+        for first, later in zip(entered, signals, strict=True):
+            for one, other in zip(first.axes, later.axes, strict=True):
+                self.records.ids.unite(one, other, f"{name}: it is called on units and on something else")
+        return [signal.axes for signal in outputs]
+
+    def _layer_call(self, node: Any, args: tuple, kwargs: dict, signals: list[Signal], name: str) -> list[Axes]:
+        step = Step(self.records, node, name)
+        untracked = [step.untracked(k) for k in range(len(node.outputs))]
+        reason = self._why_not(node.operation)
+        if reason is not None:
+            step.wall(reason, signals)
+            return untracked
+        try:
+            result = row_of(node.operation).read(step, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"The row for {type(node.operation).__name__} cannot read the call of {name!r}: {error}") from error
+        outputs = result if isinstance(result, list) else [result]
+        tied = self._tied.get(id(node.operation))
+        if tied is not None:
+            for axes in [*outputs, *(signal.axes for signal in signals)]:
+                for ids in axes:
+                    step.fix(ids, tied)
+        return outputs
+
+    def _why_not(self, operation: Any) -> str | None:
+        if row_of(operation) is None:
+            return f"the class {type(operation).__name__} is not known; teach it with tfprune.graph.register"
+        inside = [operation, getattr(operation, "layer", None)]
+        if any(getattr(layer, "lora_enabled", False) for layer in inside):
+            return "it has LoRA weights; merge them first"
+        if any(getattr(layer, "quantization_mode", None) is not None for layer in inside):
+            return "it is quantised; remove units first, then quantise"
+        return None
+
+    def _settle_homes(self, row: Any, inputs: list[Signal], outputs: list[Signal], readers: Counter, new: int) -> None:
+        """Gives new units their home, and moves homes behind a layer that alone reads them, each unit by itself."""
+        emitters = self.records.emitters
+        for key in list(emitters)[len(emitters) - new :] if new else []:
+            self._settle(key, _home(outputs, emitters[key].ids))
+        if row is None or not row.follows or len(inputs) != 1 or readers[id(inputs[0].tensor)] != 1:
+            return
+        for key in self._at_home.pop(id(inputs[0].tensor), []):
+            self._settle(key, (outputs[0].tensor, emitters[key].home[1]))
+
+    def _settle(self, key: tuple, home: tuple[Any, int] | None) -> None:
+        self.records.emitters[key] = replace(self.records.emitters[key], home=home)
+        if home is not None:
+            self._at_home.setdefault(id(home[0]), []).append(key)
+
+
+def _home(outputs: list[Signal], ids: np.ndarray) -> tuple[Any, int] | None:
+    for signal in outputs:
+        for axis, own in enumerate(signal.axes):
+            if own is not None and np.isin(ids, own).all():
+                return signal.tensor, axis
+    return None

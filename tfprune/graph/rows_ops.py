@@ -1,0 +1,254 @@
+"""Rows of `keras.ops` nodes: what `+`, `*`, indexing and the like leave in a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from keras.src.ops import core, math, nn, numpy
+
+from tfprune.graph.rows_merge import broadcast, joined, product_contraction
+from tfprune.graph.rows_shape import reshaped
+from tfprune.graph.step import Axes, Signal, Step
+from tfprune.graph.table import register
+
+
+def operations(*names: str) -> list[type]:
+    """Returns those of the named operation classes that this version of Keras has."""
+    return [getattr(room, name) for name in names for room in (numpy, nn, core, math) if hasattr(room, name)]
+
+
+@register(
+    *operations(
+        *"Absolute Abs Arctan Arcsinh Cbrt Ceil Clip Cos Cosh Exp Exp2 Expm1 Floor Log Log10 Log1p Log2 Negative".split(),
+        *"Reciprocal Round Sign Sin Sinh Sqrt Square Tan Tanh Trunc NanToNum Copy Rsqrt Erf Cast StopGradient".split(),
+        *"Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink SparsePlus Silu Squareplus LogSigmoid".split(),
+        *"LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh HardShrink Threshold".split(),
+    ),
+    follows=True,
+)
+def elementwise(step: Step, x: Signal, *args, **kwargs) -> Axes:
+    if any(isinstance(other, Signal) for other in (*args, *kwargs.values())):
+        return unknown(step, [x, *(other for other in (*args, *kwargs.values()) if isinstance(other, Signal))])
+    return x.axes
+
+
+def unknown(step: Step, signals: list[Signal]) -> Axes:
+    step.wall("this form of the operation cannot be read", signals)
+    return step.untracked()
+
+
+@register(
+    *operations(
+        *"Add Subtract Multiply Divide DivideNoNan TrueDivide FloorDivide Power Maximum Minimum Mod Arctan2".split(),
+        *"Logaddexp Equal NotEqual Greater GreaterEqual Less LessEqual LogicalAnd LogicalOr".split(),
+    )
+)
+def elementwise_of_two(step: Step, x1: Any, x2: Any) -> Axes:
+    return broadcast(step, _aligned_right(step, [x1, x2]))
+
+
+@register(*operations("Where"))
+def where(step: Step, condition: Any, x1: Any, x2: Any) -> Axes:
+    return broadcast(step, _aligned_right(step, [condition, x1, x2]))
+
+
+def _aligned_right(step: Step, operands: list[Any]) -> list[tuple[Axes, tuple]]:
+    """NumPy's rule: missing axes at the front have length 1. A literal array meets units as something fixed."""
+    rank = len(step.node.outputs[0].shape)
+    result = []
+    for operand in operands:
+        axes = operand.axes if isinstance(operand, Signal) else (None,) * np.ndim(operand)
+        shape = operand.shape if isinstance(operand, Signal) else np.shape(operand)
+        more = rank - len(shape)
+        result.append(((None,) * more + tuple(axes), (1,) * more + tuple(shape)))
+    return result
+
+
+@register(*operations("Concatenate"))
+def concatenate(step: Step, xs: list[Any]) -> Axes:
+    if not all(isinstance(x, Signal) for x in xs):
+        return unknown(step, [x for x in xs if isinstance(x, Signal)])
+    return joined(step, xs, step.operation.axis)
+
+
+@register(*operations("Mean", "Sum", "Max", "Min", "Amax", "Amin", "Var", "Std", "Prod", "Logsumexp", "Any", "All"))
+def reduction(step: Step, x: Signal, **kwargs) -> Axes:
+    if kwargs:
+        return unknown(step, [x])
+    axes = step.operation.axis
+    axes = range(x.rank) if axes is None else [axes] if isinstance(axes, int) else axes
+    gone = {x.axis(axis) for axis in axes}
+    for axis in gone:
+        if isinstance(step.operation, numpy.Sum):
+            step.contract(x, axis, kernel=False)
+        else:
+            step.fix(x.axes[axis], "it is reduced along its units")
+    if step.operation.keepdims:
+        return tuple(None if axis in gone else ids for axis, ids in enumerate(x.axes))
+    return tuple(ids for axis, ids in enumerate(x.axes) if axis not in gone)
+
+
+@register(*operations("Softmax", "LogSoftmax", "Sparsemax"))
+def softmax(step: Step, x: Signal) -> Axes:
+    axes = getattr(step.operation, "axis", -1)
+    for axis in range(x.rank) if axes is None else [axes] if isinstance(axes, int) else axes:
+        step.fix(x.axes[x.axis(axis)], "a softmax looks across units")
+    return x.axes
+
+
+@register(*operations("Reshape"))
+def reshape(step: Step, x: Signal) -> Axes:
+    return _with_literal_sizes(step, reshaped(step, x.axes, x.shape, tuple(step.node.outputs[0].shape)), "newshape")
+
+
+def _with_literal_sizes(step: Step, axes: Axes, key: str) -> Axes:
+    literal = getattr(step.operation, key)
+    for place, ids in enumerate(axes):
+        if ids is not None and isinstance(literal[place], int):
+            step.size((key, place), ids)
+    return axes
+
+
+@register(*operations("Ravel"))
+def ravel(step: Step, x: Signal) -> Axes:
+    step.fix_axes(x, "the batch axis is reshaped")
+    return step.untracked()
+
+
+@register(*operations("Transpose"))
+def transpose(step: Step, x: Signal) -> Axes:
+    order = step.operation.axes or tuple(reversed(range(x.rank)))
+    return tuple(x.axes[axis] for axis in order)
+
+
+@register(*operations("Swapaxes"))
+def swapaxes(step: Step, x: Signal) -> Axes:
+    axes = list(x.axes)
+    one, other = x.axis(step.operation.axis1), x.axis(step.operation.axis2)
+    axes[one], axes[other] = axes[other], axes[one]
+    return tuple(axes)
+
+
+@register(*operations("Moveaxis"))
+def moveaxis(step: Step, x: Signal) -> Axes:
+    sources = [x.axis(int(axis)) for axis in np.atleast_1d(step.operation.source)]
+    targets = [x.axis(int(axis)) for axis in np.atleast_1d(step.operation.destination)]
+    order = [axis for axis in range(x.rank) if axis not in sources]
+    for target, axis in sorted(zip(targets, sources, strict=True)):
+        order.insert(target, axis)
+    return tuple(x.axes[axis] for axis in order)
+
+
+@register(*operations("ExpandDims"))
+def expand_dims(step: Step, x: Signal) -> Axes:
+    axes = list(x.axes)
+    places = np.atleast_1d(step.operation.axis).tolist()
+    for place in sorted(place % (x.rank + len(places)) for place in places):
+        axes.insert(place, None)
+    return tuple(axes)
+
+
+@register(*operations("Squeeze"))
+def squeeze(step: Step, x: Signal) -> Axes:
+    axis = step.operation.axis
+    gone = [k for k in range(1, x.rank) if x.shape[k] == 1] if axis is None else np.atleast_1d(axis) % x.rank
+    for place in gone:
+        step.fix(x.axes[place], "its axis is squeezed away")
+    return tuple(ids for place, ids in enumerate(x.axes) if place not in set(gone))
+
+
+@register(*operations("Flip"))
+def flip(step: Step, x: Signal) -> Axes:
+    axis = step.operation.axis
+    turned = range(x.rank) if axis is None else np.atleast_1d(axis) % x.rank
+    return tuple(ids[::-1] if ids is not None and k in set(turned) else ids for k, ids in enumerate(x.axes))
+
+
+@register(*operations("Split"))
+def split(step: Step, x: Signal) -> list[Axes]:
+    axis = x.axis(step.operation.axis)
+    ids = x.axes[axis]
+    if ids is None:
+        return [x.axes] * len(step.node.outputs)
+    lengths = [tensor.shape[axis] for tensor in step.node.outputs]
+    borders = np.cumsum(lengths)[:-1]
+    literal = step.operation.indices_or_sections
+    if isinstance(literal, int):
+        # Equal parts stay equal only if the same positions of every part go.
+        parts = ids.reshape(literal, -1)
+        for part in range(1, literal):
+            step.unite(parts[0], parts[part])
+    else:
+        for place, border in enumerate(borders.tolist()):
+            step.size(("indices_or_sections", place), ids, _count_before(border))
+    return [x.replaced(axis, part) for part in np.split(ids, borders)]
+
+
+def _count_before(border: int) -> Callable[[Any, np.ndarray], int]:
+    return lambda old, kept: int(kept[:border].sum())
+
+
+@register(*operations("GetItem"))
+def get_item(step: Step, x: Signal, key: Any) -> Axes:
+    """Basic indexing: slices, whole numbers, None and the ellipsis."""
+    entries = _full_key(key, x.rank)
+    if entries is None:
+        return unknown(step, [x])
+    axes: list[np.ndarray | None] = []
+    axis = 0
+    for place, entry in enumerate(entries):
+        if entry is None:
+            axes.append(None)
+            continue
+        ids = x.axes[axis]
+        if isinstance(entry, slice):
+            axes.append(_sliced(step, ids, entry, x.shape[axis], (entries, place)))
+        else:
+            step.fix(ids, "one of its units is picked by number")
+        axis += 1
+    return tuple(axes)
+
+
+def _full_key(key: Any, rank: int) -> list | None:
+    """Returns one entry per axis (and per new axis), or None if the key is no basic one."""
+    entries = list(key) if isinstance(key, tuple) else [key]
+    if not all(entry is None or entry is Ellipsis or isinstance(entry, int | slice) for entry in entries):
+        return None
+    missing = rank - sum(entry is not None and entry is not Ellipsis for entry in entries)
+    if Ellipsis not in entries:
+        entries.append(Ellipsis)
+    at = entries.index(Ellipsis)
+    return [*entries[:at], *[slice(None)] * missing, *entries[at + 1 :]]
+
+
+def _sliced(step: Step, ids: np.ndarray | None, entry: slice, length: int | None, where: tuple) -> np.ndarray | None:
+    if ids is None or entry == slice(None):
+        return ids
+    start, stop, stride = entry.indices(length)
+    if stride != 1:
+        step.fix(ids, "every so many-th of its units is picked")
+        return ids[entry]
+    entries, place = where
+    full = tuple(entries)
+
+    def change(old: Any, kept: np.ndarray) -> tuple:
+        current = old if isinstance(old, tuple) and len(old) == len(full) and Ellipsis not in old else full
+        new = slice(int(kept[:start].sum()), int(kept[:stop].sum()), None)
+        return (*current[:place], new, *current[place + 1 :])
+
+    step.argument((1,), ids, change)
+    return ids[start:stop]
+
+
+@register(*operations("Matmul"))
+def matmul(step: Step, x1: Any, x2: Any) -> Axes:
+    if not (isinstance(x1, Signal) and isinstance(x2, Signal) and x1.rank == x2.rank and x1.rank > 1):
+        return unknown(step, [x for x in (x1, x2) if isinstance(x, Signal)])
+    product_contraction(step, x1, -1, x2, -2)
+    front = [
+        step.unite(one, other) if one is not other else one
+        for one, other in zip(x1.axes[:-2], x2.axes[:-2], strict=True)
+    ]
+    return (*front, x1.axes[-2], x2.axes[-1])

@@ -1,0 +1,89 @@
+"""The one loop over a Keras graph: masking, cutting and measuring all run a model through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+from keras import tree
+
+
+def functional(model: keras.Model) -> keras.Model:
+    """Returns the functional graph behind `model`.
+
+    Raises:
+        TypeError: if `model` is no Keras model.
+        ValueError: if it is a subclassed model, or a Sequential model that is not built.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"model: expected a keras.Model, received {type(model).__name__}.")
+    if isinstance(model, keras.Sequential):
+        if model._functional is None:
+            raise ValueError(
+                f"model {model.name!r} is a Sequential model that is not built, so its shapes are unknown. "
+                "Start it with keras.Input(shape), or call it on data once."
+            )
+        return model._functional
+    if not hasattr(model, "_nodes_by_depth"):
+        raise ValueError(
+            f"model {model.name!r} is a subclassed model ({type(model).__name__}): its graph cannot be read. Make it "
+            "functional: inputs = keras.Input(shape); model = keras.Model(inputs, model.call(inputs))."
+        )
+    return model
+
+
+def is_graph(operation: Any) -> bool:
+    """Whether `operation` is a model whose inside can be walked (a nested Sequential or functional model)."""
+    if isinstance(operation, keras.Sequential):
+        return operation._functional is not None
+    return isinstance(operation, keras.Model) and hasattr(operation, "_nodes_by_depth")
+
+
+def nodes_of(model: keras.Model) -> Iterator[Any]:
+    """Yields the nodes of the graph, inputs left out, each after those that it reads."""
+    by_depth = functional(model)._nodes_by_depth
+    for depth in sorted(by_depth, reverse=True):
+        for node in by_depth[depth]:
+            if not isinstance(node.operation, keras.layers.InputLayer) and not node.is_input:
+                yield node
+
+
+def run(
+    model: keras.Model, inputs: Sequence[Any], call: Callable[..., Any], *, also: dict[int, Any] | None = None
+) -> list[Any]:
+    """Runs `inputs` through the graph of `model`.
+
+    Args:
+        model: a Sequential or functional model.
+        inputs: one object per model input, in order: tensors, symbolic tensors, or anything that `call` understands.
+        call: called for every node as `call(node, args, kwargs)` with the arguments of the original call, its tensors
+            replaced; returns one object per output of the node, in a flat list.
+        also: if given, a dictionary that is filled with every object, keyed by `id` of the graph's tensor.
+
+    Returns:
+        One object per model output, in order.
+    """
+    graph = functional(model)
+    values: dict[int, Any] = {} if also is None else also
+    values.update({id(reference): value for reference, value in zip(graph.inputs, inputs, strict=True)})
+    for node in nodes_of(model):
+        args, kwargs = substitute(node, lambda tensor: values[id(tensor)])
+        outputs = call(node, args, kwargs)
+        values.update({id(reference): value for reference, value in zip(node.outputs, outputs, strict=True)})
+    return [values[id(reference)] for reference in graph.outputs]
+
+
+def substitute(node: Any, replace: Callable[[Any], Any]) -> tuple[tuple, dict]:
+    """Returns `(args, kwargs)` of the node's call with every symbolic tensor replaced by `replace(tensor)`."""
+
+    def swap(leaf: Any) -> Any:
+        return replace(leaf) if isinstance(leaf, keras.KerasTensor) else leaf
+
+    arguments = node.arguments
+    return tree.map_structure(swap, arguments.args), tree.map_structure(swap, arguments.kwargs)
+
+
+def call_operation(node: Any, args: tuple, kwargs: dict) -> list[Any]:
+    """Calls the node's own operation: the plain forward pass, for use with `run`."""
+    return tree.flatten(node.operation(*args, **kwargs))

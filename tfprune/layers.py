@@ -1,0 +1,292 @@
+"""Layers of a masked model: units switched off by `on_nodes`, and stand-ins for layers that look across units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+from keras.src import backend
+
+_package = keras.saving.register_keras_serializable(package="tfprune")
+
+
+def _along(row: Any, axis: int, rank: int, dtype: str) -> Any:
+    """Returns `row`, shape `(batch or 1, units)`, shaped so that it broadcasts along `axis` of a tensor."""
+    shape = [-1 if k == 0 else row.shape[-1] if k == axis % rank else 1 for k in range(rank)]
+    return ops.reshape(ops.cast(row, dtype), shape)
+
+
+@_package
+class MeanReplacement(layers.Layer):
+    """Switches units off: `replacement + on_nodes * (h - replacement)`.
+
+    With the replacement left at zero this is plain removal; with the mean of each unit it is the mean replacement of
+    Evci (2018), and the gradient with respect to `on_nodes` is the mean replacement saliency of each sample.
+
+    Args:
+        axis: the axis of `h` that holds the units: -1, or 1 for `channels_first`. Not the batch axis.
+        **kwargs: passed on to `keras.layers.Layer`.
+
+    Call arguments:
+        h: any tensor of shape `(batch, ..., units, ...)`.
+        on_nodes: shape `(batch, units)` or `(1, units)`; 1 is on, 0 is off, anything between is a mixture.
+
+    Raises:
+        ValueError: if `on_nodes` does not have one column per unit, or `axis` is the batch axis.
+
+    Example:
+        >>> MeanReplacement()(np.array([[2.0, 3.0]]), np.array([[1.0, 0.0]])).numpy().tolist()
+        [[2.0, 0.0]]
+
+    Reference: the mask follows "Exploring toy neural nets under node removal"; the replacement U. Evci, "Detecting dead
+    weights and units in neural networks" (2018), section 4.
+    """
+
+    def __init__(self, axis: int = -1, **kwargs):
+        super().__init__(**kwargs)
+        if axis == 0:
+            raise ValueError("MeanReplacement: axis 0 is the batch axis. Give the axis of the units, usually -1 or 1.")
+        self.axis = axis
+        self.supports_masking = True
+
+    def build(self, h_shape, on_nodes_shape=None):
+        units = h_shape[self.axis]
+        if units is None:
+            raise ValueError(f"{self.name}: axis {self.axis} of shape {h_shape} has no fixed length to count units on.")
+        if on_nodes_shape is not None and tuple(on_nodes_shape[1:]) != (units,):
+            raise ValueError(
+                f"{self.name}: on_nodes must have shape (batch, {units}), one column per unit on axis {self.axis}; "
+                f"received {tuple(on_nodes_shape)}."
+            )
+        self.replacement = self.add_weight(name="replacement", shape=(units,), initializer="zeros", trainable=False)
+
+    def call(self, h, on_nodes):
+        rank = len(h.shape)
+        on = _along(on_nodes, self.axis, rank, h.dtype)
+        replacement = _along(self.replacement[None], self.axis, rank, h.dtype)
+        return replacement + on * (h - replacement)
+
+    def compute_mask(self, h, on_nodes=None, mask=None, previous_mask=None):
+        masks = mask if mask is not None else previous_mask
+        return masks[0] if isinstance(masks, list | tuple) else masks
+
+    def compute_output_shape(self, h_shape, on_nodes_shape=None):
+        return h_shape
+
+    def get_config(self):
+        return {**super().get_config(), "axis": self.axis}
+
+
+@_package
+class TakeUnits(layers.Layer):
+    """Picks the columns of `on_nodes` that one place of the graph needs.
+
+    Args:
+        columns: for each position at that place, its column of `on_nodes`; -1 for a position that is always on.
+        **kwargs: passed on to `keras.layers.Layer`.
+    """
+
+    def __init__(self, columns, **kwargs):
+        super().__init__(**kwargs)
+        self.columns = [int(column) for column in columns]
+
+    def call(self, on_nodes):
+        columns = np.asarray(self.columns)
+        if (columns < 0).any():
+            on_nodes = ops.concatenate([on_nodes, ops.ones_like(on_nodes[:, :1])], axis=1)
+            columns = np.where(columns < 0, on_nodes.shape[1] - 1, columns)
+        return ops.take(on_nodes, columns, axis=1)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], len(self.columns))
+
+    def get_config(self):
+        return {**super().get_config(), "columns": self.columns}
+
+
+class Twin(layers.Layer):
+    """Stands in for `layer` in a masked model: shares its weights, and takes rows of `on_nodes` besides its arguments.
+
+    Args:
+        layer: the built layer that it stands in for.
+        **kwargs: passed on to `keras.layers.Layer`.
+    """
+
+    def __init__(self, layer: layers.Layer, **kwargs):
+        super().__init__(**kwargs)
+        self.layer = layer
+        self.supports_masking = layer.supports_masking
+
+    def compute_output_spec(self, *args, on_nodes=None, **kwargs):
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_mask(self, inputs, mask=None, **kwargs):
+        masks = mask[: max(1, len(mask) - 1)] if isinstance(mask, list | tuple) else mask
+        first = masks[0] if isinstance(masks, list | tuple) else masks
+        return self.layer.compute_mask(inputs, first)
+
+    def get_config(self):
+        return {**super().get_config(), "layer": keras.saving.serialize_keras_object(self.layer)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config.pop("layer")), **config)
+
+
+@_package
+class MaskedLayerNormalization(Twin):
+    """LayerNormalization whose mean and variance run over the units that are on: what the cut layer will compute."""
+
+    def call(self, inputs, on_nodes=None):
+        layer, axis = self.layer, self.layer.axis
+        axis = axis[0] if isinstance(axis, list | tuple) else axis
+        x = ops.cast(inputs, backend.result_type(inputs.dtype, "float32"))
+        on = _along(on_nodes[0], axis, len(x.shape), x.dtype)
+        count = ops.sum(on, axis=axis, keepdims=True)
+        mean = ops.sum(on * x, axis=axis, keepdims=True) / count
+        variance = ops.sum(on * ops.square(x - mean), axis=axis, keepdims=True) / count
+        result = (x - mean) * ops.rsqrt(variance + layer.epsilon)
+        if layer.gamma is not None:
+            result = result * _along(layer.gamma[None], axis, len(x.shape), x.dtype)
+        if layer.beta is not None:
+            result = result + _along(layer.beta[None], axis, len(x.shape), x.dtype)
+        return ops.cast(result, layer.compute_dtype)
+
+
+def _masked_rnn(layer: layers.RNN, row: Any, sequences: Any, initial_state: Any, mask: Any, training: Any) -> Any:
+    """Runs a recurrent layer whose state h is masked as it enters each step. Returns `(last, outputs, states)`."""
+    if initial_state is None:
+        initial_state = layer.get_initial_state(batch_size=ops.shape(sequences)[0])
+    states = list(initial_state) if isinstance(initial_state, list | tuple) else [initial_state]
+    states = [ops.cast(state, layer.compute_dtype) for state in states]
+    if row is None:
+        row = ops.ones((1, layer.units))
+    on = ops.cast(row, layer.compute_dtype)
+
+    def step(inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:
+        output, states = layer.cell(inputs, [states[0] * on, *states[1:]], training=training)
+        return output, states if isinstance(states, list | tuple) else [states]
+
+    layer._maybe_config_dropout_masks(layer.cell, sequences[:, 0, :], states)
+    last, outputs, states = backend.rnn(
+        step,
+        sequences,
+        states,
+        go_backwards=layer.go_backwards,
+        mask=mask,
+        unroll=layer.unroll,
+        input_length=sequences.shape[1],
+        zero_output_for_mask=layer.zero_output_for_mask,
+        return_all_outputs=layer.return_sequences,
+    )
+    layer._maybe_reset_dropout_masks(layer.cell)
+    return last, outputs, states
+
+
+@_package
+class MaskedRNN(Twin):
+    """SimpleRNN, GRU or LSTM whose units are off inside the recurrence too; rows of `on_nodes` may differ by sample."""
+
+    def call(self, sequences, initial_state=None, mask=None, training=False, on_nodes=None):
+        layer = self.layer
+        last, outputs, states = _masked_rnn(layer, on_nodes[0], sequences, initial_state, mask, training)
+        output = outputs if layer.return_sequences else last
+        return (output, *states) if layer.return_state else output
+
+    def compute_mask(self, sequences, previous_mask=None, **kwargs):
+        mask = previous_mask[0] if isinstance(previous_mask, list | tuple) else previous_mask
+        output_mask = mask if self.layer.return_sequences else None
+        return [output_mask, *[None] * len(self.layer.state_size)] if self.layer.return_state else output_mask
+
+
+@_package
+class MaskedBidirectional(Twin):
+    """Bidirectional over SimpleRNN, GRU or LSTM with units off in both directions: rows for forward and backward."""
+
+    def call(self, sequences, initial_state=None, mask=None, training=False, on_nodes=None):
+        layer = self.layer
+        half = None if initial_state is None else len(initial_state) // 2
+        results = []
+        for number, direction in enumerate((layer.forward_layer, layer.backward_layer)):
+            start = None if half is None else initial_state[number * half : (number + 1) * half]
+            last, outputs, states = _masked_rnn(direction, on_nodes[number], sequences, start, mask, training)
+            results.append((outputs if direction.return_sequences else last, list(states)))
+        (forward, forward_states), (backward, backward_states) = results
+        if layer.return_sequences:
+            backward = ops.flip(backward, axis=1)
+        output = _merged(layer.merge_mode, forward, backward)
+        if not layer.return_state:
+            return output
+        return (*output, *forward_states, *backward_states) if layer.merge_mode is None else (
+            output,
+            *forward_states,
+            *backward_states,
+        )
+
+
+def _merged(mode: str | None, forward: Any, backward: Any) -> Any:
+    if mode is None:
+        return (forward, backward)
+    return {
+        "concat": lambda: ops.concatenate([forward, backward], axis=-1),
+        "sum": lambda: forward + backward,
+        "ave": lambda: (forward + backward) / 2,
+        "mul": lambda: forward * backward,
+    }[mode]()
+
+
+@_package
+class MaskedMultiHeadAttention(Twin):
+    """MultiHeadAttention or GroupQueryAttention with heads off: the value of a head is masked, which is exact.
+
+    Attention is linear in the value, so a head whose value is zero adds nothing to the output.
+    """
+
+    def call(
+        self,
+        query,
+        value,
+        key=None,
+        query_mask=None,
+        value_mask=None,
+        key_mask=None,
+        attention_mask=None,
+        return_attention_scores=False,
+        training=None,
+        use_causal_mask=False,
+        on_nodes=None,
+    ):
+        layer = self.layer
+        key = value if key is None else key
+        allowed = layer._compute_attention_mask(
+            query,
+            value,
+            query_mask=query_mask,
+            value_mask=value_mask,
+            key_mask=key_mask,
+            attention_mask=attention_mask,
+            use_causal_mask=use_causal_mask,
+        )
+        heads = layer._value_dense(value)
+        heads = heads * _along(on_nodes[0], 2, len(heads.shape), heads.dtype)
+        keys = layer._key_dense(key)
+        if isinstance(layer, layers.GroupQueryAttention):
+            keys = ops.repeat(keys, layer.num_repeats, axis=2)
+            heads = ops.repeat(heads, layer.num_repeats, axis=2)
+        queries = layer._query_dense(query)
+        output, scores = layer._compute_attention(
+            queries, keys, heads, attention_mask=allowed, training=training, **self._wants_scores(return_attention_scores)
+        )
+        gate = getattr(layer, "_gate_dense", None)
+        if gate is not None:
+            output = output * gate(query)
+        output = layer._output_dense(output)
+        return (output, scores) if return_attention_scores else output
+
+    def _wants_scores(self, wanted: bool) -> dict:
+        if isinstance(self.layer, layers.GroupQueryAttention):
+            self.layer._return_attention_scores = wanted
+            return {}
+        return {"return_attention_scores": wanted}
