@@ -72,8 +72,25 @@ def circle(num_points: int, seed: int, *, as_published: bool = False) -> Split:
     if num_points < 1:
         raise ValueError(f"circle: expected num_points of at least 1, received {num_points}.")
     x = np.random.default_rng(seed).uniform(-1.0, 1.0, size=(int(num_points), 2)).astype(np.float32)
-    distance = np.sqrt(np.sum(x.astype(np.float64) ** 2, axis=1))
-    return x, (distance > circle_radius(as_published=as_published)).astype(np.int64)
+    return x, outside_circle(x, as_published=as_published)
+
+
+def outside_circle(points: np.ndarray, *, as_published: bool = False) -> np.ndarray:
+    """The labels of :func:`circle` for given points, such as those of a grid.
+
+    Args:
+        points: Shape ``(n, 2)``.
+        as_published: Whether to use the listing's circle instead of the text's.
+
+    Returns:
+        int64 of shape ``(n,)``: 1 outside the circle, 0 inside.
+
+    Example:
+        >>> outside_circle(np.array([[0.0, 0.0], [0.85, 0.0]])).tolist()
+        [0, 1]
+    """
+    distance = np.sqrt(np.sum(np.square(points, dtype=np.float64), axis=1))
+    return (distance > circle_radius(as_published=as_published)).astype(np.int64)
 
 
 def digits(*, test_fraction: float = 0.25, seed: int = 0) -> tuple[Split, Split]:
