@@ -51,6 +51,8 @@ def compile_classifier(model: keras.Model, optimizer: keras.optimizers.Optimizer
         metrics=["accuracy"],
         jit_compile=False,
     )
+    # An optimizer without its variables would be saved as such, and loading would warn.
+    model.optimizer.build(model.trainable_variables)
     return model
 
 

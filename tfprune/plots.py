@@ -206,7 +206,11 @@ def gradients_per_unit(record: Any, unit_names: Sequence[str]) -> Figure:
     Returns:
         The figure. Axes differ between panels: some units move the loss far less than others.
     """
-    figure, panels = _panels(len(unit_names), "Gradient of the log loss per unit: on and off", size=(2.9, 2.3))
+    figure, panels = _panels(
+        len(unit_names),
+        f"Gradient of the log loss of each unit, on and off ({_probability_label(record)})",
+        size=(2.9, 2.3),
+    )
     gradients = record.log_loss_gradients
     for unit, (axes, name) in enumerate(zip(panels, unit_names, strict=True)):
         samples = split_on_off(gradients[:, unit], record.masks[:, unit])
