@@ -19,6 +19,7 @@ ROOMS = (
     "plots",
     "layers",
     "graph",
+    "objectives",
     "select",
     "statistics",
     "masking",

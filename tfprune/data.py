@@ -55,7 +55,7 @@ class _Input(NamedTuple):
     dtype: np.dtype
 
 
-def as_batches(data: Any, model: keras.Model, *, batch_size: int = 256, targets: str = "optional") -> Batches:
+def as_batches(data: Any, model: keras.Model | list, *, batch_size: int = 256, targets: str = "optional") -> Batches:
     """Turns data into batches that fit the model, and checks them.
 
     `data` is one of:
@@ -73,7 +73,7 @@ def as_batches(data: Any, model: keras.Model, *, batch_size: int = 256, targets:
 
     Args:
         data: see above.
-        model: a model with known inputs.
+        model: a model with known inputs, or a list of the input tensors that the data are for.
         batch_size: samples per batch; datasets bring their own.
         targets: "optional"; "required"; or "ignore", where targets and weights are neither checked nor given.
 
@@ -140,11 +140,11 @@ def _check_positive(number: Any, name: str) -> None:
         raise ValueError(f"`{name}` expects a positive integer, received {number!r}.")
 
 
-def _model_inputs(model: keras.Model) -> list[_Input]:
-    if not isinstance(model, keras.Model):
+def _model_inputs(model: keras.Model | list) -> list[_Input]:
+    if not isinstance(model, keras.Model | list):
         raise TypeError(f"`model` expects a keras.Model, received {type(model).__name__}.")
     # Unbuilt and subclassed models raise AttributeError here.
-    tensors = getattr(model, "inputs", None)
+    tensors = model if isinstance(model, list) else getattr(model, "inputs", None)
     if not tensors:
         raise ValueError(
             f"The model {model.name!r} has no known inputs: it is not built yet, or is a subclass of keras.Model with "

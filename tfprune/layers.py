@@ -68,10 +68,6 @@ class MeanReplacement(layers.Layer):
         replacement = _along(self.replacement[None], self.axis, rank, h.dtype)
         return replacement + on * (h - replacement)
 
-    def compute_mask(self, h, on_nodes=None, mask=None, previous_mask=None):
-        masks = mask if mask is not None else previous_mask
-        return masks[0] if isinstance(masks, list | tuple) else masks
-
     def compute_output_shape(self, h_shape, on_nodes_shape=None):
         return h_shape
 
@@ -119,13 +115,11 @@ class Twin(layers.Layer):
         self.layer = layer
         self.supports_masking = layer.supports_masking
 
-    def compute_output_spec(self, *args, on_nodes=None, **kwargs):
+    def compute_output_spec(self, *args, on_nodes=None, sequences_mask=None, **kwargs):
         return self.layer.compute_output_spec(*args, **kwargs)
 
-    def compute_mask(self, inputs, mask=None, **kwargs):
-        masks = mask[: max(1, len(mask) - 1)] if isinstance(mask, list | tuple) else mask
-        first = masks[0] if isinstance(masks, list | tuple) else masks
-        return self.layer.compute_mask(inputs, first)
+    def compute_mask(self, inputs, previous_mask):
+        return self.layer.compute_mask(inputs, previous_mask)
 
     def get_config(self):
         return {**super().get_config(), "layer": keras.saving.serialize_keras_object(self.layer)}
@@ -185,28 +179,31 @@ def _masked_rnn(layer: layers.RNN, row: Any, sequences: Any, initial_state: Any,
     return last, outputs, states
 
 
+def _mask_of(mask: Any, sequences_mask: Any, initial_state: Any) -> Any:
+    """Returns the time mask that the original would use: Keras fills it in only where no state is passed."""
+    return sequences_mask if mask is None and initial_state is None else mask
+
+
 @_package
 class MaskedRNN(Twin):
     """SimpleRNN, GRU or LSTM whose units are off inside the recurrence too; rows of `on_nodes` may differ by sample."""
 
-    def call(self, sequences, initial_state=None, mask=None, training=False, on_nodes=None):
+    def call(self, sequences, initial_state=None, mask=None, training=False, on_nodes=None, sequences_mask=None):
         layer = self.layer
+        mask = _mask_of(mask, sequences_mask, initial_state)
         last, outputs, states = _masked_rnn(layer, on_nodes[0], sequences, initial_state, mask, training)
         output = outputs if layer.return_sequences else last
         return (output, *states) if layer.return_state else output
-
-    def compute_mask(self, sequences, previous_mask=None, **kwargs):
-        mask = previous_mask[0] if isinstance(previous_mask, list | tuple) else previous_mask
-        output_mask = mask if self.layer.return_sequences else None
-        return [output_mask, *[None] * len(self.layer.state_size)] if self.layer.return_state else output_mask
 
 
 @_package
 class MaskedBidirectional(Twin):
     """Bidirectional over SimpleRNN, GRU or LSTM with units off in both directions: rows for forward and backward."""
 
-    def call(self, sequences, initial_state=None, mask=None, training=False, on_nodes=None):
+    def call(self, sequences, initial_state=None, mask=None, training=False, on_nodes=None, sequences_mask=None):
         layer = self.layer
+        mask = _mask_of(mask, sequences_mask, initial_state)
+        mask = _mask_of(mask, sequences_mask, initial_state)
         half = None if initial_state is None else len(initial_state) // 2
         results = []
         for number, direction in enumerate((layer.forward_layer, layer.backward_layer)):
@@ -219,10 +216,14 @@ class MaskedBidirectional(Twin):
         output = _merged(layer.merge_mode, forward, backward)
         if not layer.return_state:
             return output
-        return (*output, *forward_states, *backward_states) if layer.merge_mode is None else (
-            output,
-            *forward_states,
-            *backward_states,
+        return (
+            (*output, *forward_states, *backward_states)
+            if layer.merge_mode is None
+            else (
+                output,
+                *forward_states,
+                *backward_states,
+            )
         )
 
 
@@ -260,6 +261,9 @@ class MaskedMultiHeadAttention(Twin):
     ):
         layer = self.layer
         key = value if key is None else key
+        for tensor in (query, value, key):
+            # As the layer itself does: from here on the masks are in the arguments.
+            backend.set_keras_mask(tensor, None)
         allowed = layer._compute_attention_mask(
             query,
             value,
@@ -277,7 +281,12 @@ class MaskedMultiHeadAttention(Twin):
             heads = ops.repeat(heads, layer.num_repeats, axis=2)
         queries = layer._query_dense(query)
         output, scores = layer._compute_attention(
-            queries, keys, heads, attention_mask=allowed, training=training, **self._wants_scores(return_attention_scores)
+            queries,
+            keys,
+            heads,
+            attention_mask=allowed,
+            training=training,
+            **self._wants_scores(return_attention_scores),
         )
         gate = getattr(layer, "_gate_dense", None)
         if gate is not None:

@@ -169,7 +169,8 @@ class UnitGraph(Mapping[str, Group]):
 
     def _parameters_of_units(self) -> np.ndarray:
         """Weights that go with each unit: of a weight with `n` positions on an axis, `c` of them the unit's,
-        prod(n) - prod(n - c)."""
+        prod(n) - prod(n - c).
+        """
         total = np.zeros(self.num_units)
         for weight in self.records.weights.values():
             shape = weight.variable.shape

@@ -97,7 +97,9 @@ class _Reader:
         try:
             result = row_of(node.operation).read(step, *args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"The row for {type(node.operation).__name__} cannot read the call of {name!r}: {error}") from error
+            raise TypeError(
+                f"The row for {type(node.operation).__name__} cannot read the call of {name!r}: {error}"
+            ) from error
         outputs = result if isinstance(result, list) else [result]
         tied = self._tied.get(id(node.operation))
         if tied is not None:

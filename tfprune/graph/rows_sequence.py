@@ -16,9 +16,7 @@ _GATES = {layers.SimpleRNN: 1, layers.GRU: 3, layers.LSTM: 4}
 
 
 @register(layers.SimpleRNN, layers.GRU, layers.LSTM)
-def recurrent(
-    step: Step, sequences: Signal, initial_state: Any = None, mask: Any = None, training=None
-) -> list[Axes]:
+def recurrent(step: Step, sequences: Signal, initial_state: Any = None, mask: Any = None, training=None) -> list[Axes]:
     if step.operation.stateful:
         return _wall(step, "a stateful recurrent layer keeps its state between batches", sequences, initial_state)
     step.fix_axes(sequences, "a recurrent layer runs along this axis", keep=[-1])

@@ -144,5 +144,3 @@ def group_normalization(step: Step, inputs: Signal) -> Axes:
     step.weight(layer.gamma, ids)
     step.weight(layer.beta, ids)
     return inputs.axes
-
-

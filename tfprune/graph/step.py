@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import keras
 import numpy as np
 
 from tfprune.graph.ids import NOTHING, Ids
@@ -190,9 +189,7 @@ class Step:
         axis = signal.axis(axis)
         ids, real_axis = signal.axes[axis], signal.real_axes[axis]
         if ids is not None:
-            self.records.exits.append(
-                Exit(self.node, self.operation, self.name, signal.tensor, real_axis, ids, kernel)
-            )
+            self.records.exits.append(Exit(self.node, self.operation, self.name, signal.tensor, real_axis, ids, kernel))
         return ids
 
     def contract_inside(self, ids: np.ndarray, axis: int = -1) -> None:

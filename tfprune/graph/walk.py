@@ -50,7 +50,11 @@ def nodes_of(model: keras.Model) -> Iterator[Any]:
 
 
 def run(
-    model: keras.Model, inputs: Sequence[Any], call: Callable[..., Any], *, also: dict[int, Any] | None = None
+    model: keras.Model,
+    inputs: Sequence[Any],
+    call: Callable[..., Any],
+    *,
+    enter: Callable[[Any, Any, Any], Any] | None = None,
 ) -> list[Any]:
     """Runs `inputs` through the graph of `model`.
 
@@ -59,29 +63,27 @@ def run(
         inputs: one object per model input, in order: tensors, symbolic tensors, or anything that `call` understands.
         call: called for every node as `call(node, args, kwargs)` with the arguments of the original call, its tensors
             replaced; returns one object per output of the node, in a flat list.
-        also: if given, a dictionary that is filled with every object, keyed by `id` of the graph's tensor.
+        enter: if given, called as `enter(node, tensor, value)` for every tensor that a node reads; what it returns is
+            read in its place.
 
     Returns:
         One object per model output, in order.
     """
     graph = functional(model)
-    values: dict[int, Any] = {} if also is None else also
-    values.update({id(reference): value for reference, value in zip(graph.inputs, inputs, strict=True)})
+    values = {id(reference): value for reference, value in zip(graph.inputs, inputs, strict=True)}
     for node in nodes_of(model):
-        args, kwargs = substitute(node, lambda tensor: values[id(tensor)])
+
+        def swap(leaf: Any, node: Any = node) -> Any:
+            if not isinstance(leaf, keras.KerasTensor):
+                return leaf
+            value = values[id(leaf)]
+            return value if enter is None else enter(node, leaf, value)
+
+        args = tree.map_structure(swap, node.arguments.args)
+        kwargs = tree.map_structure(swap, node.arguments.kwargs)
         outputs = call(node, args, kwargs)
         values.update({id(reference): value for reference, value in zip(node.outputs, outputs, strict=True)})
     return [values[id(reference)] for reference in graph.outputs]
-
-
-def substitute(node: Any, replace: Callable[[Any], Any]) -> tuple[tuple, dict]:
-    """Returns `(args, kwargs)` of the node's call with every symbolic tensor replaced by `replace(tensor)`."""
-
-    def swap(leaf: Any) -> Any:
-        return replace(leaf) if isinstance(leaf, keras.KerasTensor) else leaf
-
-    arguments = node.arguments
-    return tree.map_structure(swap, arguments.args), tree.map_structure(swap, arguments.kwargs)
 
 
 def call_operation(node: Any, args: tuple, kwargs: dict) -> list[Any]:

@@ -1,0 +1,209 @@
+"""Masked models: one more input, `on_nodes`, switches units off where they act."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from tfprune.graph import UnitGraph, unit_groups
+from tfprune.graph.walk import call_operation, functional, is_graph, run
+from tfprune.layers import MeanReplacement, TakeUnits
+from tfprune.units import LayerValues, check_like
+
+ON_NODES = "on_nodes"
+"""Name of the input that a masked model has more than its original."""
+
+
+def with_on_nodes(
+    model: keras.Model, layers: Iterable[str] | str | None = None, replacement: LayerValues | None = None
+) -> keras.Model:
+    """Gives a model one more input, `on_nodes`, that switches its units off; the weights are shared.
+
+    A unit that is off is replaced wherever a kernel reads it, so that the masked model computes what the model computes
+    after the unit has been removed. `on_nodes` has shape `(batch, num_units)`, or `(1, num_units)` in a direct call,
+    with the columns of `unit_groups(model)` in order (only those of `layers`, if given). Fractions are allowed, and the
+    output can be differentiated with respect to them.
+
+    Args:
+        model: a Sequential or functional model. It is not changed.
+        layers: names of the groups or layers whose units get a column; None takes all units that can be removed, which
+            those of the model's outputs never can.
+        replacement: what stands in for a unit that is off, one number per unit by group name; None means zero, plain
+            removal. With the means of the units this is mean replacement.
+
+    Returns:
+        A functional model with inputs `[*model.inputs, on_nodes]` and the outputs of `model`; not compiled.
+
+    Raises:
+        TypeError: if `model` is no Keras model.
+        ValueError: if it is subclassed, not built, or masked already; if a name is unknown or has no units that can be
+            removed; if `replacement` does not fit.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(20, "relu"), keras.layers.Dense(2)])
+        >>> masked = with_on_nodes(net)
+        >>> masked([np.zeros((5, 2)), np.ones((1, 20))]).shape
+        TensorShape([5, 2])
+
+    Reference: "Exploring toy neural nets under node removal" for the mask as an input; U. Evci (2018), section 4, for
+    the mean as replacement.
+    """
+    refuse_masked(model)
+    graph = unit_groups(model)
+    chosen = graph.choose(layers)
+    if not chosen:
+        raise ValueError(f"model {model.name!r} has no units that can be switched off.\n{graph!r}")
+    if replacement is not None:
+        replacement = check_like(replacement, {name: graph[name].size for name in chosen}, "replacement", partial=True)
+    builder = _Builder(graph, chosen, replacement)
+    return builder.build(model, model.name)
+
+
+def refuse_masked(model: keras.Model) -> None:
+    """Raises ValueError if `model` has an `on_nodes` input already."""
+    if on_nodes_input(model) is not None:
+        raise ValueError(
+            f"model {model.name!r} has an input {ON_NODES!r} already. Call with_on_nodes on the model without it; its "
+            "layers are the same objects."
+        )
+
+
+def on_nodes_input(model: Any) -> int | None:
+    """Returns the position of the `on_nodes` input of a masked model, or None."""
+    if not isinstance(model, keras.Model) or not hasattr(model, "inputs") or not model.inputs:
+        return None
+    names = [getattr(tensor, "name", None) for tensor in model.inputs]
+    return names.index(ON_NODES) if ON_NODES in names else None
+
+
+class _Builder:
+    """Builds masked models: the whole one, and one for every nested model that has units inside."""
+
+    def __init__(self, graph: UnitGraph, chosen: tuple[str, ...], replacement: LayerValues | None):
+        self._graph = graph
+        groups = [graph[name] for name in chosen]
+        self.num_units = sum(group.size for group in groups)
+        # Columns of all units -> columns of the chosen ones; the last entry serves the -1 of positions always on.
+        self._columns = np.full(graph.num_units + 1, -1)
+        self._replacement = np.zeros(self.num_units + 1)
+        start = 0
+        for group in groups:
+            stop = start + group.size
+            self._columns[group.start : group.start + group.size] = np.arange(start, stop)
+            if replacement is not None and group.name in replacement:
+                self._replacement[start:stop] = replacement[group.name]
+            start = stop
+        self._exits: dict[int, list[Any]] = {}
+        for exit in graph.records.exits:
+            if exit.tensor is not None:
+                self._exits.setdefault(id(exit.node), []).append(exit)
+        self._nested: dict[int, keras.Model] = {}
+        self._twins: dict[int, Any] = {}
+
+    def columns(self, ids: np.ndarray) -> np.ndarray:
+        """Returns the column of the masked model's `on_nodes` per position, -1 where always on."""
+        return self._columns[self._graph.columns(ids)]
+
+    def build(self, model: keras.Model, name: str) -> keras.Model:
+        graph = functional(model)
+        on_nodes = keras.Input((self.num_units,), name=ON_NODES)
+        place = _Place(self, on_nodes)
+        outputs = run(model, graph.inputs, place.call, enter=place.enter)
+        outputs = tree.pack_sequence_as(graph._outputs_struct, outputs)
+        return keras.Model([*graph.inputs, on_nodes], outputs, name=name)
+
+    def exits_of(self, node: Any) -> list[Any]:
+        return self._exits.get(id(node), [])
+
+    def means(self, columns: np.ndarray) -> np.ndarray:
+        """Returns what stands in at each position; zero where always on."""
+        return np.where(columns < 0, 0.0, self._replacement[columns])
+
+    def twin(self, node: Any) -> tuple[Any, list[np.ndarray | None]] | None:
+        """Returns the twin of the node's layer and the columns of its rows, or None if all its units are always on."""
+        record = self._graph.records.twins.get(id(node))
+        if record is None:
+            return None
+        rows = [self.columns(ids) for ids in record.ids]
+        if all((row < 0).all() for row in rows):
+            return None
+        layer = node.operation
+        if id(layer) not in self._twins:
+            self._twins[id(layer)] = record.layer_class(layer, name=layer.name, dtype=layer.dtype_policy)
+        return self._twins[id(layer)], [row if len(row) else None for row in rows]
+
+    def nested(self, model: keras.Model) -> keras.Model | None:
+        """Returns the masked form of a nested model, or None if nothing in it is masked."""
+        if id(model) not in self._nested:
+            self._nested[id(model)] = self.build(model, model.name) if self._needed(model) else None
+        return self._nested[id(model)]
+
+    def _needed(self, model: keras.Model) -> bool:
+        for node in (node for nodes in functional(model)._nodes_by_depth.values() for node in nodes):
+            if any((self.columns(exit.ids) >= 0).any() for exit in self.exits_of(node)) or self.twin(node) is not None:
+                return True
+            if is_graph(node.operation) and self._needed(node.operation):
+                return True
+        return False
+
+
+class _Place:
+    """One graph while its masked form is being built: the masks that were put into it so far."""
+
+    def __init__(self, builder: _Builder, on_nodes: Any):
+        self._builder = builder
+        self._on_nodes = on_nodes
+        self._rows: dict[tuple[int, ...], Any] = {}
+        self._masked: dict[tuple, Any] = {}
+        self._names: dict[str, int] = {}
+
+    def enter(self, node: Any, tensor: Any, value: Any) -> Any:
+        """Puts the masks of the node's exits on a tensor that it reads; all readers of a tensor share them."""
+        for exit in self._builder.exits_of(node):
+            if exit.tensor is tensor:
+                value = self._mask(exit, value)
+        return value
+
+    def _mask(self, exit: Any, value: Any) -> Any:
+        columns = self._builder.columns(exit.ids)
+        if (columns < 0).all():
+            return value
+        # A norm takes no replacement: its readers' biases could not make up for it.
+        means = self._builder.means(columns) * exit.kernel
+        key = (id(value), exit.axis, exit.kernel or not means.any())
+        if key not in self._masked:
+            layer = MeanReplacement(axis=exit.axis, name=self._name(exit.node.operation.name), dtype=value.dtype)
+            # The unmasked value is kept with the masked one so that its id is not given to another tensor.
+            self._masked[key] = (value, layer(value, self.row(columns)))
+            layer.replacement.assign(means)
+        return self._masked[key][1]
+
+    def _name(self, reader: str) -> str:
+        self._names[reader] = count = self._names.get(reader, 0) + 1
+        return f"{reader}_on_nodes" if count == 1 else f"{reader}_on_nodes_{count}"
+
+    def row(self, columns: np.ndarray | None) -> Any:
+        """Returns the part of `on_nodes` that one place needs."""
+        if columns is None:
+            return None
+        if np.array_equal(columns, np.arange(self._builder.num_units)):
+            return self._on_nodes
+        key = tuple(columns.tolist())
+        if key not in self._rows:
+            self._rows[key] = TakeUnits(columns)(self._on_nodes)
+        return self._rows[key]
+
+    def call(self, node: Any, args: tuple, kwargs: dict) -> list[Any]:
+        if is_graph(node.operation):
+            masked = self._builder.nested(node.operation)
+            if masked is not None:
+                return tree.flatten(masked([*tree.flatten((args, kwargs)), self._on_nodes]))
+        twin = self._builder.twin(node)
+        if twin is None:
+            return call_operation(node, args, kwargs)
+        layer, rows = twin
+        return tree.flatten(layer(*args, **kwargs, on_nodes=[self.row(columns) for columns in rows]))

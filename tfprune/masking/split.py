@@ -1,0 +1,176 @@
+"""Runs a masked model for many masks at once: what lies before the first mask runs once per point."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+from keras import tree
+
+from tfprune.graph.walk import call_operation, functional, nodes_of
+from tfprune.layers import MeanReplacement
+
+# Kernel entries up to which a dense layer is taken apart by units: so many floats a point.
+_MOST_CONTRIBUTIONS = 2**15
+
+
+class _PerPoint(NamedTuple):
+    """A tensor that is the same for every mask, shape `(points, ...)`."""
+
+    tensor: Any
+
+
+class _PerMask(NamedTuple):
+    """A tensor that is the same for every point, shape `(masks, ...)`."""
+
+    tensor: Any
+
+
+class _Masked(NamedTuple):
+    """Units about to be masked for the first time: `replacement + on * (h - replacement)`, not yet multiplied out."""
+
+    layer: MeanReplacement
+    h: Any
+    on: Any
+
+
+class SplitModel:
+    """A masked model split into what depends on the points alone, on the masks alone, and on both.
+
+    Args:
+        masked: a model with an `on_nodes` input.
+        position: which input that is.
+    """
+
+    def __init__(self, masked: keras.Model, position: int):
+        self._graph = functional(masked)
+        self._position = position
+        mask_tensor = self._graph.inputs[position]
+        on_points = {id(tensor) for tensor in self._graph.inputs if tensor is not mask_tensor}
+        on_masks = {id(mask_tensor)}
+        self._before, self._after, self._masks_only = [], [], []
+        for node in nodes_of(masked):
+            points = any(id(tensor) in on_points for tensor in node.input_tensors)
+            masks = any(id(tensor) in on_masks for tensor in node.input_tensors)
+            (self._after if points and masks else self._masks_only if masks else self._before).append(node)
+            on_points.update(id(tensor) for tensor in node.outputs if points)
+            on_masks.update(id(tensor) for tensor in node.outputs if masks)
+        read_after = {id(tensor) for node in self._after for tensor in node.input_tensors}
+        read_after.update(id(tensor) for tensor in self._graph.outputs)
+        points_only = on_points - on_masks
+        known = [*self._graph.inputs, *(tensor for node in self._before for tensor in node.outputs)]
+        self.boundary = [tensor for tensor in known if id(tensor) in read_after and id(tensor) in points_only]
+
+    @property
+    def floats_before(self) -> int:
+        """Numbers that one point fills on its way to the first mask."""
+        return _num_floats(self._before)
+
+    @property
+    def floats_after(self) -> int:
+        """Numbers that one point under one mask fills behind the first mask."""
+        return _num_floats(self._after)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether everything behind the first mask has one axis besides the batch: there XLA pays on the CPU."""
+        return all(len(tensor.shape) <= 2 for node in self._after for tensor in node.outputs)
+
+    def before(self, inputs: list[Any]) -> list[Any]:
+        """Returns what the part behind the first mask reads, for some points; inputs without `on_nodes`."""
+        references = [tensor for k, tensor in enumerate(self._graph.inputs) if k != self._position]
+        values = {id(reference): _PerPoint(value) for reference, value in zip(references, inputs, strict=True)}
+        for node in self._before:
+            self._call_alike(node, values, _PerPoint)
+        return [values[id(tensor)].tensor for tensor in self.boundary]
+
+    def after(self, boundary: list[Any], masks: Any) -> list[Any]:
+        """Returns the model's outputs, shape `(masks * points, ...)`, mask by mask, for masks `(masks, num_units)`."""
+        num_points, num_masks = tf.shape(boundary[0])[0], tf.shape(masks)[0]
+        values: dict[int, Any] = {
+            id(reference): _PerPoint(value) for reference, value in zip(self.boundary, boundary, strict=True)
+        }
+        values[id(self._graph.inputs[self._position])] = _PerMask(masks)
+        for node in self._masks_only:
+            self._call_alike(node, values, _PerMask)
+        spread = _Spread(num_points, num_masks)
+        for node in self._after:
+            self._call_after(node, values, spread)
+        return [spread(values[id(tensor)]) for tensor in self._graph.outputs]
+
+    def _call_alike(self, node: Any, values: dict[int, Any], kind: type) -> None:
+        """Calls a node whose tensors are all of one kind."""
+        args, kwargs = _arguments(node, lambda tensor: values[id(tensor)].tensor)
+        outputs = call_operation(node, args, kwargs)
+        values.update({id(tensor): kind(value) for tensor, value in zip(node.outputs, outputs, strict=True)})
+
+    def _call_after(self, node: Any, values: dict[int, Any], spread: _Spread) -> None:
+        own = [values[id(tensor)] for tensor in node.input_tensors]
+        layer = node.operation
+        if type(layer) is MeanReplacement and isinstance(own[0], _PerPoint) and isinstance(own[1], _PerMask):
+            values[id(node.outputs[0])] = _Masked(layer, own[0].tensor, own[1].tensor)
+            return
+        if type(layer) is keras.layers.Dense and isinstance(own[0], _Masked) and _is_small(layer, own[0]):
+            values[id(node.outputs[0])] = spread.dense(layer, own[0])
+            return
+        args, kwargs = _arguments(node, lambda tensor: spread(values[id(tensor)]))
+        outputs = call_operation(node, args, kwargs)
+        values.update({id(tensor): value for tensor, value in zip(node.outputs, outputs, strict=True)})
+
+
+class _Spread:
+    """Brings tensors of every kind to one row per mask and point."""
+
+    def __init__(self, num_points: Any, num_masks: Any):
+        self._num_points = num_points
+        self._num_masks = num_masks
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, _PerPoint):
+            return tf.tile(value.tensor, [self._num_masks] + [1] * (len(value.tensor.shape) - 1))
+        if isinstance(value, _PerMask):
+            return tf.repeat(value.tensor, self._num_points, axis=0)
+        return self._multiplied(value) if isinstance(value, _Masked) else value
+
+    def _multiplied(self, masked: _Masked) -> Any:
+        rank = len(masked.h.shape)
+        axis = masked.layer.axis % rank
+        shape = [-1 if k == axis else 1 for k in range(1, rank)]
+        replacement = tf.reshape(tf.cast(masked.layer.replacement.value, masked.h.dtype), [1, 1, *shape])
+        on = tf.reshape(tf.cast(masked.on, masked.h.dtype), [self._num_masks, 1, *shape])
+        result = replacement + on * (masked.h[None] - replacement)
+        return tf.reshape(result, tf.concat([[self._num_masks * self._num_points], tf.shape(masked.h)[1:]], axis=0))
+
+    def dense(self, layer: keras.layers.Dense, masked: _Masked) -> Any:
+        """A dense layer is linear in the mask: one product of the masks with each unit's own contribution."""
+        dtype = layer.compute_dtype
+        replacement = tf.cast(masked.layer.replacement.value, dtype)
+        kernel = tf.cast(layer.kernel.value if hasattr(layer.kernel, "value") else layer.kernel, dtype)
+        difference = tf.transpose(tf.cast(masked.h, dtype) - replacement)
+        contributions = difference[:, :, None] * kernel[:, None, :]
+        contributions = tf.reshape(contributions, [kernel.shape[0], self._num_points * layer.units])
+        result = tf.matmul(tf.cast(masked.on, dtype), contributions)
+        result = tf.reshape(result, [self._num_masks * self._num_points, layer.units])
+        result += tf.linalg.matvec(kernel, replacement, transpose_a=True)
+        if layer.bias is not None:
+            result += tf.cast(layer.bias.value, dtype)
+        return layer.activation(result) if layer.activation is not None else result
+
+
+def _num_floats(nodes: list[Any]) -> int:
+    tensors = [tensor for node in nodes for tensor in node.outputs]
+    return max(1, sum(math.prod(length or 1 for length in tensor.shape[1:]) for tensor in tensors))
+
+
+def _is_small(layer: keras.layers.Dense, masked: _Masked) -> bool:
+    """Whether every unit's own contribution to the dense layer may be held for all points of a step."""
+    return len(masked.h.shape) == 2 and math.prod(layer.kernel.shape) <= _MOST_CONTRIBUTIONS
+
+
+def _arguments(node: Any, replace: Any) -> tuple[tuple, dict]:
+    def swap(leaf: Any) -> Any:
+        return replace(leaf) if isinstance(leaf, keras.KerasTensor) else leaf
+
+    return tree.map_structure(swap, node.arguments.args), tree.map_structure(swap, node.arguments.kwargs)

@@ -1,0 +1,294 @@
+"""Loss and gradient of many masks at once."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from tfprune.data import as_batches
+from tfprune.files import atomic_write, check_writable_folder
+from tfprune.graph import unit_groups
+from tfprune.masking.build import ON_NODES, on_nodes_input, with_on_nodes
+from tfprune.masking.split import SplitModel
+from tfprune.objectives import sample_loss
+from tfprune.units import LayerValues, check_like
+
+_MOST_POINTS_AT_ONCE = 1024
+# Numbers that one step may fill before and behind the first mask, which bounds the memory of a sweep.
+_FLOATS_BEFORE = 2**25
+_FLOATS_AFTER = 2**22
+_MOST_RUNNERS = 4
+_SECONDS_BETWEEN_SAVES = 5.0
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep found.
+
+    Attributes:
+        losses: mean loss over the points for each mask, shape `(num_masks,)`, in the loss's own unit.
+        gradients: derivative of that loss by each entry of the mask, `(num_masks, num_units)`; None if not asked for.
+        num_points: how many points the means are over.
+    """
+
+    losses: np.ndarray
+    gradients: np.ndarray | None
+    num_points: int
+
+
+def sweep(
+    model: keras.Model,
+    data: Any,
+    masks: Any,
+    *,
+    loss: Any = None,
+    gradients: bool = True,
+    layers: Iterable[str] | str | None = None,
+    replacement: LayerValues | None = None,
+    save_to: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> Sweep:
+    """Computes the loss, and its gradient with respect to `on_nodes`, for many masks at once.
+
+    What lies before the first mask runs once per point; masks and points are taken in chunks, so memory stays bounded
+    whatever their number.
+
+    Args:
+        model: a model, or one that `with_on_nodes` made.
+        data: inputs and targets, whatever `model.fit` takes (without `on_nodes`).
+        masks: array `(num_masks, num_units)` of bool or float, or a sequence of LayerValues, one per mask.
+        loss: a Keras loss; None takes the one that the model was compiled with.
+        gradients: False leaves the gradients out, which takes about half the time.
+        layers: which units have a column, as for `with_on_nodes`; not for a model that is masked already.
+        replacement: what stands in for a unit that is off, as for `with_on_nodes`; likewise.
+        save_to: a file in which the state is kept while the sweep runs. If it exists, the sweep goes on from there.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The losses, shape `(num_masks,)`, and gradients, shape `(num_masks, num_units)`.
+
+    Raises:
+        ValueError: if masks, data, loss or names do not fit; or if `save_to` holds another sweep.
+
+    Example:
+        >>> result = sweep(net, (x, y), np.ones((1, 20)), loss="sparse_categorical_crossentropy")   # doctest: +SKIP
+        >>> result.losses.shape, result.gradients.shape                                             # doctest: +SKIP
+        ((1,), (1, 20))
+    """
+    per_sample = sample_loss(model, loss)
+    position = on_nodes_input(model)
+    if position is not None and (layers is not None or replacement is not None):
+        raise ValueError("layers, replacement: the model is masked already; give them to with_on_nodes instead.")
+    sizes = _sizes(model, position, layers)
+    rows = _checked_masks(masks, sizes)
+    if save_to is not None:
+        check_writable_folder(Path(save_to).parent)
+    runner = _runner(model, per_sample, loss, gradients, layers, replacement)
+    batches = as_batches(data, runner.inputs, batch_size=runner.points_at_once, targets="required")
+    state = _State.start(rows, gradients, runner.weights, save_to)
+    return _run(runner, batches, rows, state, progress)
+
+
+def _sizes(model: keras.Model, position: int | None, layers: Any) -> dict[str, int]:
+    if position is not None:
+        return {ON_NODES: model.inputs[position].shape[1]}
+    graph = unit_groups(model)
+    return {name: graph[name].size for name in graph.choose(layers)}
+
+
+def _checked_masks(masks: Any, sizes: dict[str, int]) -> np.ndarray:
+    """Returns the masks as a float32 array `(num_masks, num_units)`."""
+    num_units = sum(sizes.values())
+    if isinstance(masks, LayerValues):
+        masks = [masks]
+    if isinstance(masks, Sequence) and len(masks) and all(isinstance(mask, LayerValues) for mask in masks):
+        masks = np.stack([check_like(mask, sizes, f"masks[{k}]").flat for k, mask in enumerate(masks)])
+    rows = np.asarray(masks)
+    if rows.dtype.kind not in "biuf":
+        raise TypeError(f"masks: expected bool or numbers, received dtype {rows.dtype}.")
+    if rows.ndim != 2 or rows.shape[1] != num_units or not len(rows):
+        raise ValueError(
+            f"masks: expected shape (num_masks, {num_units}), one column per unit of {', '.join(sizes)} and at least one "
+            f"mask; received {rows.shape}. A single mask is masks[None]."
+        )
+    rows = rows.astype("float32")
+    if not np.isfinite(rows).all():
+        bad = int(np.argwhere(~np.isfinite(rows))[0][0])
+        raise ValueError(f"masks: mask {bad} holds NaN or infinity; a mask is 0 (off) to 1 (on).")
+    return rows
+
+
+class _Runner:
+    """The compiled steps of one kind of sweep over one model."""
+
+    def __init__(self, masked: keras.Model, per_sample: Callable, gradients: bool):
+        position = on_nodes_input(masked)
+        self.inputs = [tensor for k, tensor in enumerate(masked.inputs) if k != position]
+        self.weights = masked.weights
+        self._split = split = SplitModel(masked, position)
+        self._per_sample = per_sample
+        self._gradients = gradients
+        self.before = tf.function(split.before, reduce_retracing=True)
+        self.step = tf.function(self._step, jit_compile=split.is_flat, reduce_retracing=not split.is_flat)
+
+    @property
+    def points_at_once(self) -> int:
+        """How many points are taken at once."""
+        most = min(_FLOATS_BEFORE // self._split.floats_before, _FLOATS_AFTER // self._split.floats_after)
+        return int(np.clip(most, 1, _MOST_POINTS_AT_ONCE))
+
+    def masks_at_once(self, num_points: int, num_masks: int) -> int:
+        """How many masks are taken at once with so many points: equal parts, none too large."""
+        most = max(1, _FLOATS_AFTER // (self._split.floats_after * num_points))
+        return math.ceil(num_masks / math.ceil(num_masks / most))
+
+    def _step(self, boundary: list[Any], targets: Any, weights: Any, masks: Any) -> tuple[Any, Any]:
+        """Returns sums over the points: losses `(masks,)` and gradients `(masks, num_units)`."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(masks)
+            losses = self._losses(boundary, targets, weights, masks)
+        return losses, tape.gradient(losses, masks) if self._gradients else losses
+
+    def _losses(self, boundary: list[Any], targets: Any, weights: Any, masks: Any) -> Any:
+        num_masks = tf.shape(masks)[0]
+        outputs = self._split.after(boundary, masks)
+        targets = tf.nest.map_structure(
+            lambda own: tf.tile(own, tf.concat([[num_masks], tf.ones(tf.rank(own) - 1, tf.int32)], axis=0)), targets
+        )
+        losses = tf.reshape(self._per_sample(targets, outputs), [num_masks, -1])
+        if weights is not None:
+            losses *= tf.cast(weights, losses.dtype)[None]
+        return tf.reduce_sum(losses, axis=1)
+
+
+_runners: OrderedDict[tuple, tuple[_Runner, tuple]] = OrderedDict()
+
+
+def _runner(model: keras.Model, per_sample: Callable, loss: Any, gradients: bool, layers: Any, replacement: Any) -> Any:
+    """Returns the compiled steps, those of an earlier sweep of the same kind if there are any: tracing takes longer than
+    many a sweep.
+    """
+    layers = layers if layers is None or isinstance(layers, str) else tuple(layers)
+    loss = getattr(model, "loss", None) if loss is None else loss
+    key = (id(model), loss if isinstance(loss, str) else id(loss), gradients, layers, replacement)
+    if key not in _runners:
+        masked = model if on_nodes_input(model) is not None else with_on_nodes(model, layers, replacement)
+        # Model and loss are kept with the runner so that their ids are not given to others.
+        _runners[key] = (_Runner(masked, per_sample, gradients), (model, loss))
+        if len(_runners) > _MOST_RUNNERS:
+            _runners.popitem(last=False)
+    _runners.move_to_end(key)
+    return _runners[key][0]
+
+
+@dataclass
+class _State:
+    """Sums so far, and how far the sweep has come; kept in a file on request."""
+
+    losses: np.ndarray
+    gradients: np.ndarray | None
+    fingerprint: str
+    path: Path | None
+    num_points: int = 0
+    batches_done: int = 0
+    masks_done: int = 0
+
+    @classmethod
+    def start(cls, rows: np.ndarray, gradients: bool, weights: list[Any], path: Any) -> _State:
+        digest = hashlib.sha256(rows.tobytes())
+        digest.update(repr((rows.shape, gradients)).encode())
+        for variable in weights if path is not None else ():
+            digest.update(keras.ops.convert_to_numpy(variable).tobytes())
+        sums = np.zeros(len(rows)), np.zeros(rows.shape) if gradients else None
+        state = cls(*sums, digest.hexdigest(), None if path is None else Path(path))
+        if state.path is not None and state.path.exists():
+            state._resume()
+        return state
+
+    def _resume(self) -> None:
+        try:
+            with np.load(self.path, allow_pickle=False) as saved:
+                saved = dict(saved)
+            fingerprint = str(saved["fingerprint"])
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"save_to: {self.path} is not the state of a sweep; give another file.") from error
+        if fingerprint != self.fingerprint:
+            raise ValueError(
+                f"save_to: {self.path} holds another sweep (other masks, weights or options). Delete it, or give another "
+                "file."
+            )
+        self.losses = saved["losses"]
+        self.gradients = saved["gradients"] if self.gradients is not None else None
+        self.num_points, self.batches_done, self.masks_done = (int(number) for number in saved["progress"])
+
+    def save(self) -> None:
+        if self.path is None:
+            return
+        arrays = {"losses": self.losses, "fingerprint": np.array(self.fingerprint)}
+        if self.gradients is not None:
+            arrays["gradients"] = self.gradients
+        progress = np.array([self.num_points, self.batches_done, self.masks_done])
+        with atomic_write(self.path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, progress=progress, **arrays)
+
+    def add(self, start: int, losses: np.ndarray, gradients: np.ndarray) -> None:
+        stop = start + len(losses)
+        self.losses[start:stop] += losses
+        if self.gradients is not None:
+            self.gradients[start:stop] += gradients
+        self.masks_done = stop
+
+
+def _run(runner: _Runner, batches: Any, rows: np.ndarray, state: _State, progress: bool) -> Sweep:
+    total = None if batches.num_samples is None else batches.num_samples * len(rows)
+    done = state.num_points * len(rows)
+    saved_at = time.monotonic()
+    with tqdm(total=total, initial=done, unit="point", unit_scale=True, desc="sweep", disable=not progress) as bar:
+        try:
+            for number, batch in enumerate(batches):
+                if number < state.batches_done:
+                    continue
+                saved_at = _one_batch(runner, batch, rows, state, bar, saved_at)
+        except BaseException:
+            # Whatever stops the sweep, what is done is kept; a failing disk must not hide the first error.
+            with suppress(OSError):
+                state.save()
+            raise
+    state.save()
+    gradients = None if state.gradients is None else state.gradients / state.num_points
+    return Sweep(state.losses / state.num_points, gradients, state.num_points)
+
+
+def _one_batch(runner: _Runner, batch: Any, rows: np.ndarray, state: _State, bar: tqdm, saved_at: float) -> float:
+    num_points = len(batch.inputs[0])
+    boundary = runner.before([tf.convert_to_tensor(x) for x in batch.inputs])
+    targets = tf.nest.map_structure(tf.convert_to_tensor, batch.targets)
+    weights = None if batch.weights is None else tf.convert_to_tensor(batch.weights)
+    at_once = runner.masks_at_once(num_points, len(rows))
+    for start in range(state.masks_done, len(rows), at_once):
+        # Every part has the same shape, so that the step is compiled once: the last one begins earlier.
+        begin = min(start, len(rows) - at_once)
+        losses, gradients = runner.step(boundary, targets, weights, tf.convert_to_tensor(rows[begin : begin + at_once]))
+        new = slice(start - begin, None)
+        state.add(start, losses.numpy()[new], gradients.numpy()[new])
+        bar.update((state.masks_done - start) * num_points)
+        if time.monotonic() - saved_at > _SECONDS_BETWEEN_SAVES:
+            state.save()
+            saved_at = time.monotonic()
+    state.num_points += num_points
+    state.batches_done += 1
+    state.masks_done = 0
+    return saved_at

@@ -1,0 +1,96 @@
+"""The loss of every single sample, from whatever loss a model was compiled with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfprune.graph.walk import functional
+
+SampleLoss = Callable[[Any, Any], Any]
+"""Takes targets and the model's outputs, gives the loss of every sample, shape `(num_samples,)`."""
+
+
+def sample_loss(model: keras.Model, loss: Any = None) -> SampleLoss:
+    """Returns a function `(targets, outputs) -> losses` of shape `(num_samples,)`.
+
+    The loss of a sample is the mean over the remaining axes of what the loss function returns, so that the mean over
+    samples is what `evaluate` reports (without regularisation terms).
+
+    Args:
+        model: the model; `loss=None` takes the loss that it was compiled with, loss weights included.
+        loss: a name, function or `keras.losses.Loss`; for several outputs a list, or a dictionary by output name.
+
+    Raises:
+        ValueError: if no loss is given and the model is not compiled, or losses and outputs do not match.
+    """
+    weights = None
+    if loss is None:
+        if not getattr(model, "compiled", False) or model.loss is None:
+            raise ValueError(
+                f"loss: model {model.name!r} is not compiled with a loss and none was given. Pass loss=..., for example "
+                "loss='sparse_categorical_crossentropy', or compile the model with one."
+            )
+        loss = model.loss
+        weights = model._compile_config.config.get("loss_weights") if model._compile_config is not None else None
+    names = list(functional(model).output_names)
+    losses = _per_output(loss, names, "loss")
+    factors = [1.0] * len(names) if weights is None else _per_output(weights, names, "loss_weights")
+    functions = [None if own is None else _one_output(own) for own in losses]
+
+    def total(targets: Any, outputs: Any) -> Any:
+        targets = _per_output(targets, names, "targets")
+        outputs = keras.tree.flatten(outputs)
+        parts = [
+            factor * function(target, output)
+            for function, factor, target, output in zip(functions, factors, targets, outputs, strict=True)
+            if function is not None
+        ]
+        return sum(parts[1:], parts[0])
+
+    return total
+
+
+def _per_output(value: Any, names: list[str], what: str) -> list[Any]:
+    """Returns one entry per output; outputs that a dictionary leaves out have None."""
+    if isinstance(value, Mapping):
+        unknown = sorted(set(value) - set(names))
+        if unknown:
+            raise ValueError(f"{what}: no output is called {unknown[0]!r}; the outputs are {names}.")
+        return [value.get(name) for name in names]
+    if len(names) == 1:
+        return list(value) if isinstance(value, list | tuple) and len(value) == 1 else [value]
+    if not isinstance(value, list | tuple):
+        return [value] * len(names) if what == "loss" else _refuse(value, names, what)
+    if len(value) != len(names):
+        return _refuse(value, names, what)
+    return list(value)
+
+
+def _refuse(value: Any, names: list[str], what: str) -> list[Any]:
+    count = len(value) if isinstance(value, list | tuple) else 1
+    raise ValueError(f"{what}: the model has {len(names)} outputs {names}, but {count} were given. Give one each.")
+
+
+def _one_output(loss: Any) -> SampleLoss:
+    function = keras.losses.get(loss)
+    # A Loss object reduces when it is called; its `call` still has one value per sample.
+    function = function.call if isinstance(function, keras.losses.Loss) else function
+    name = getattr(loss, "name", None) or getattr(loss, "__name__", str(loss))
+
+    def losses(targets: Any, outputs: Any) -> Any:
+        targets, outputs = ops.convert_to_tensor(targets), ops.convert_to_tensor(outputs)
+        if len(targets.shape) == len(outputs.shape) - 1 and outputs.shape[-1] == 1:
+            targets = ops.expand_dims(targets, -1)
+        values = function(targets, outputs)
+        if len(values.shape) == 0:
+            raise ValueError(
+                f"loss: {name!r} returns one number for a whole batch, so the loss of a sample cannot be told. Return one "
+                "value per sample, shape (batch,), and leave the mean to Keras (a Loss does so with its reduction)."
+            )
+        return ops.mean(ops.reshape(values, (ops.shape(values)[0], -1)), axis=1)
+
+    return losses
