@@ -9,7 +9,7 @@ import pytest
 from conftest import randomise
 
 from tfprune import experiments
-from tfprune.experiments import FlipPaths, MaskedOutputs, PointGradients, RandomSubsets
+from tfprune.experiments import FlipPaths, MaskedOutputs, PointGradients, RandomSubsets, runs
 from tfprune.masking import with_on_nodes
 
 NUM_UNITS = 5
@@ -38,7 +38,7 @@ def data(generator):
 @pytest.fixture
 def paths(generator):
     """Paths whose log loss is a sum over units, plus noise, so that complements anticorrelate."""
-    masks = experiments._draw_paths(400, NUM_UNITS, generator)
+    masks = runs._draw_paths(400, NUM_UNITS, generator)
     log_losses = masks @ np.array([0.5, -0.4, 0.3, 0.2, -0.6]) + 0.1 * generator.normal(size=masks.shape[:2])
     return FlipPaths(settings={}, masks=masks, losses=np.exp(log_losses))
 
@@ -127,7 +127,7 @@ def test_flip_paths_flip_each_unit_once(net, data):
 
 
 def test_starts_and_orders_are_uniform(generator):
-    masks = experiments._draw_paths(20_000, 3, generator)
+    masks = runs._draw_paths(20_000, 3, generator)
     assert masks[:, 0].mean(axis=0) == pytest.approx([0.5] * 3, abs=0.02)
     first_flipped = (masks[:, 1] ^ masks[:, 0]).mean(axis=0)
     assert first_flipped == pytest.approx([1 / 3] * 3, abs=0.02)
@@ -271,4 +271,4 @@ def test_load_refuses_another_record(tmp_path):
 
 
 def test_documented_numbers():
-    assert doctest.testmod(experiments).failed == 0
+    assert doctest.testmod(runs).failed == 0
