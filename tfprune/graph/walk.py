@@ -73,19 +73,78 @@ def run(
     values = {id(reference): value for reference, value in zip(graph.inputs, inputs, strict=True)}
     for node in nodes_of(model):
 
-        def swap(leaf: Any, node: Any = node) -> Any:
-            if not isinstance(leaf, keras.KerasTensor):
-                return leaf
-            value = values[id(leaf)]
-            return value if enter is None else enter(node, leaf, value)
-
-        args = tree.map_structure(swap, node.arguments.args)
-        kwargs = tree.map_structure(swap, node.arguments.kwargs)
+        args, kwargs = substituted(
+            node, lambda leaf: values[id(leaf)] if enter is None else enter(node, leaf, values[id(leaf)])
+        )
         outputs = call(node, args, kwargs)
         values.update({id(reference): value for reference, value in zip(node.outputs, outputs, strict=True)})
     return [values[id(reference)] for reference in graph.outputs]
 
 
+def substituted(node: Any, replace: Callable[[Any], Any]) -> tuple[tuple, dict]:
+    """Returns `(args, kwargs)` of the node's call with `replace(tensor)` in the place of every symbolic tensor."""
+
+    def swap(leaf: Any) -> Any:
+        return replace(leaf) if isinstance(leaf, keras.KerasTensor) else leaf
+
+    return tree.map_structure(swap, node.arguments.args), tree.map_structure(swap, node.arguments.kwargs)
+
+
 def call_operation(node: Any, args: tuple, kwargs: dict) -> list[Any]:
     """Calls the node's own operation: the plain forward pass, for use with `run`."""
     return tree.flatten(node.operation(*args, **kwargs))
+
+
+def run_flat(
+    model: keras.Model, inputs: Sequence[Any], call: Callable[..., Any], *, only: set[int] | None = None
+) -> list[Any] | None:
+    """Runs a model with its nested models opened up: `call(node, args, kwargs)` sees plain layers and operations only.
+
+    Args:
+        model: a Sequential or functional model.
+        inputs: one object per model input, in order.
+        call: as for `run`. A node inside a model that is called twice is seen twice.
+        only: if given, the `id`s of the nodes to run, as `ancestors` returns them; the others are left out.
+
+    Returns:
+        One object per model output, or None where `only` left one of them out.
+    """
+    graph = functional(model)
+    values = {id(reference): value for reference, value in zip(graph.inputs, inputs, strict=True)}
+    for node in nodes_of(model):
+        if only is not None and id(node) not in only:
+            continue
+        args, kwargs = substituted(node, lambda leaf: values[id(leaf)])
+        if is_graph(node.operation):
+            outputs = run_flat(node.operation, tree.flatten((args, kwargs)), call, only=only)
+        else:
+            outputs = call(node, args, kwargs)
+        if outputs is not None:
+            values.update({id(reference): value for reference, value in zip(node.outputs, outputs, strict=True)})
+    outputs = [values.get(id(reference)) for reference in graph.outputs]
+    return None if any(value is None for value in outputs) else outputs
+
+
+def ancestors(model: keras.Model, wanted: set[int]) -> set[int]:
+    """Returns the `id`s of the nodes that must run so that the nodes with the `id`s in `wanted` can be called.
+
+    Nodes inside nested models count; the wanted nodes themselves are in the result.
+    """
+    needed = set(wanted)
+    _collect(model, needed, whole=False)
+    return needed
+
+
+def _collect(model: keras.Model, needed: set[int], *, whole: bool) -> bool:
+    """Adds to `needed` what its nodes stand on inside `model`; returns whether the model is needed at all."""
+    graph = functional(model)
+    tensors = {id(tensor) for tensor in graph.outputs} if whole else set()
+    any_needed = whole
+    for node in reversed(list(nodes_of(model))):
+        gives = any(id(tensor) in tensors for tensor in node.outputs)
+        inside = is_graph(node.operation) and _collect(node.operation, needed, whole=gives)
+        if gives or inside or id(node) in needed:
+            needed.add(id(node))
+            any_needed = True
+            tensors.update(id(tensor) for tensor in node.input_tensors)
+    return any_needed

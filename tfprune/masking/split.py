@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
-from keras import tree
 
-from tfprune.graph.walk import call_operation, functional, nodes_of
+from tfprune.graph.walk import call_operation, functional, nodes_of, substituted
 from tfprune.layers import MeanReplacement
 
 # Kernel entries up to which a dense layer is taken apart by units: so many floats a point.
@@ -102,7 +101,7 @@ class SplitModel:
 
     def _call_alike(self, node: Any, values: dict[int, Any], kind: type) -> None:
         """Calls a node whose tensors are all of one kind."""
-        args, kwargs = _arguments(node, lambda tensor: values[id(tensor)].tensor)
+        args, kwargs = substituted(node, lambda tensor: values[id(tensor)].tensor)
         outputs = call_operation(node, args, kwargs)
         values.update({id(tensor): kind(value) for tensor, value in zip(node.outputs, outputs, strict=True)})
 
@@ -115,7 +114,7 @@ class SplitModel:
         if type(layer) is keras.layers.Dense and isinstance(own[0], _Masked) and _is_small(layer, own[0]):
             values[id(node.outputs[0])] = spread.dense(layer, own[0])
             return
-        args, kwargs = _arguments(node, lambda tensor: spread(values[id(tensor)]))
+        args, kwargs = substituted(node, lambda tensor: spread(values[id(tensor)]))
         outputs = call_operation(node, args, kwargs)
         values.update({id(tensor): value for tensor, value in zip(node.outputs, outputs, strict=True)})
 
@@ -167,10 +166,3 @@ def _num_floats(nodes: list[Any]) -> int:
 def _is_small(layer: keras.layers.Dense, masked: _Masked) -> bool:
     """Whether every unit's own contribution to the dense layer may be held for all points of a step."""
     return len(masked.h.shape) == 2 and math.prod(layer.kernel.shape) <= _MOST_CONTRIBUTIONS
-
-
-def _arguments(node: Any, replace: Any) -> tuple[tuple, dict]:
-    def swap(leaf: Any) -> Any:
-        return replace(leaf) if isinstance(leaf, keras.KerasTensor) else leaf
-
-    return tree.map_structure(swap, node.arguments.args), tree.map_structure(swap, node.arguments.kwargs)
