@@ -116,7 +116,7 @@ def run_flat(
             continue
         args, kwargs = substituted(node, lambda leaf: values[id(leaf)])
         if is_graph(node.operation):
-            outputs = run_flat(node.operation, tree.flatten((args, kwargs)), call, only=only)
+            outputs = run_flat(node.operation, [values[id(tensor)] for tensor in node.input_tensors], call, only=only)
         else:
             outputs = call(node, args, kwargs)
         if outputs is not None:

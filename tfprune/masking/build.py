@@ -201,7 +201,8 @@ class _Place:
         if is_graph(node.operation):
             masked = self._builder.nested(node.operation)
             if masked is not None:
-                return tree.flatten(masked([*tree.flatten((args, kwargs)), self._on_nodes]))
+                inputs = [leaf for leaf in tree.flatten((args, kwargs)) if isinstance(leaf, keras.KerasTensor)]
+                return tree.flatten(masked([*inputs, self._on_nodes], training=kwargs.get("training")))
         twin = self._builder.twin(node)
         if twin is None:
             return call_operation(node, args, kwargs)

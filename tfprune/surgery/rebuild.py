@@ -1,0 +1,257 @@
+"""Builds the smaller model: every layer anew from its own configuration, every weight cut along its ids."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+from keras.src.saving.serialization_lib import SafeModeScope
+
+from tfprune.graph import UnitGraph
+from tfprune.graph.step import Edit
+from tfprune.graph.walk import functional, is_graph, run
+
+_OWN_OBJECTS = ("activation", "_initializer", "_regularizer", "_constraint")
+"""Endings of configuration keys whose value is passed on as the object that the layer holds: it need not be registered."""
+
+
+class Cut:
+    """A model without the units that are off.
+
+    Args:
+        graph: the units of the original model.
+        on: for every unit, whether it stays; shape `(num_units,)` of bool.
+
+    Attributes:
+        model: the new model, not compiled; the numbers of its weights are those of the original's kept units.
+        operations: the new operation for the `id` of every old one.
+    """
+
+    def __init__(self, graph: UnitGraph, on: np.ndarray):
+        self.graph = graph
+        self._on = on
+        self._models: dict[int, keras.Model] = {}
+        self.operations: dict[int, Any] = {}
+        # Serialisation of the user's own model in this process: its lambdas are as safe as they were.
+        with SafeModeScope(False):
+            self.model = self._model(graph.model)
+        self._copy_weights()
+        _copy_trainable(graph.model, self.model)
+
+    def kept(self, ids: np.ndarray) -> np.ndarray:
+        """Returns for each of `ids` whether it stays."""
+        return self.graph.kept(ids, self._on)
+
+    def cut(self, variable: Any, value: np.ndarray) -> np.ndarray:
+        """Returns `value`, shaped like `variable` (an optimizer's moments, say), without what belongs to units off."""
+        record = self.graph.records.weights.get(id(variable))
+        for axis, ids in enumerate(record.axes if record is not None else ()):
+            if ids is not None:
+                value = np.take(value, np.flatnonzero(self.kept(ids)), axis=axis)
+        return value
+
+    def _model(self, model: keras.Model) -> keras.Model:
+        graph = functional(model)
+        if id(graph) not in self._models:
+            new = self._sequential(model) if isinstance(model, keras.Sequential) else self._functional(model)
+            self._models[id(graph)] = new
+            self.operations[id(model)] = new
+        return self._models[id(graph)]
+
+    def _functional(self, model: keras.Model) -> keras.Model:
+        inputs = [self._input(tensor) for tensor in model.inputs]
+        outputs = run(model, inputs, self._call)
+        model_class = type(model) if _has_usual_constructor(model) else keras.Model
+        return model_class(
+            tree.pack_sequence_as(model._inputs_struct, inputs),
+            tree.pack_sequence_as(model._outputs_struct, outputs),
+            name=model.name,
+        )
+
+    def _sequential(self, model: keras.Sequential) -> keras.Sequential:
+        first = self._input(functional(model).inputs[0], any_batch=True)
+        return keras.Sequential([first, *(self.operation(layer) for layer in model.layers)], name=model.name)
+
+    def _input(self, tensor: Any, *, any_batch: bool = False) -> Any:
+        """Returns a new input like the one behind `tensor`, as narrow as what is kept of the units that enter there.
+
+        A Sequential model that was built by calling it on data holds that batch's size; `any_batch` forgets it.
+        """
+        layer = tensor._keras_history.operation
+        config = layer.get_config()
+        shape = list(config["batch_shape"])
+        signal = self.graph.records.signals.get(id(tensor))
+        for axis, ids in enumerate(signal.axes if signal is not None else ()):
+            if ids is not None:
+                shape[axis] = int(self.kept(ids).sum())
+        if any_batch and not any(getattr(layer, "stateful", False) for layer in self.graph.model._flatten_layers()):
+            shape[0] = None
+        config["batch_shape"] = tuple(shape)
+        config.pop("trainable", None)
+        return type(layer).from_config(config).output
+
+    def _call(self, node: Any, args: tuple, kwargs: dict) -> list[Any]:
+        edits = self.graph.records.call_edits.get(id(node), [])
+        if edits:
+            args, kwargs = self._edited_arguments(args, kwargs, edits)
+        return tree.flatten(self.operation(node.operation)(*args, **kwargs))
+
+    def _edited_arguments(self, args: tuple, kwargs: dict, edits: list[Edit]) -> tuple[tuple, dict]:
+        args = list(args)
+        for edit in edits:
+            place, kept = edit.path[0], self.kept(edit.ids)
+            args[place] = edit.change(args[place], kept)
+        return tuple(args), kwargs
+
+    def operation(self, old: Any) -> Any:
+        """Returns the new operation for an old one; the same one however often it is called."""
+        if id(old) not in self.operations:
+            if is_graph(old):
+                return self._model(old)
+            self.operations[id(old)] = self._rebuilt(old)
+        return self.operations[id(old)]
+
+    def _rebuilt(self, old: Any) -> Any:
+        try:
+            config = _without_build_config(copy.deepcopy(old.get_config()))
+            for edit in self.graph.records.edits.get(id(old), {}).values():
+                _edit(config, edit.path, lambda value, edit=edit: edit.change(value, self.kept(edit.ids)))
+            for key in config:
+                if key.endswith(_OWN_OBJECTS) and hasattr(old, key) and not isinstance(getattr(old, key), str):
+                    config[key] = getattr(old, key)
+            return type(old).from_config(config)
+        except Exception as error:
+            raise ValueError(
+                f"remove: {old.name!r} ({type(old).__name__}) cannot be built anew from its get_config(): {error} Give "
+                "the class a get_config() that returns all arguments of its constructor."
+            ) from error
+
+    def _copy_weights(self) -> None:
+        for old, new in _layer_pairs(self.graph.model, self.model):
+            for own, cut in zip(_own_variables(old), _own_variables(new), strict=True):
+                value = self.cut(own, keras.ops.convert_to_numpy(own))
+                record = self.graph.records.weights.get(id(own))
+                if record is not None and record.rescale is not None:
+                    ids = [ids for ids in record.axes if ids is not None]
+                    value = value * record.rescale(self.kept(ids[-1])) if ids else value
+                _assign(old, cut, value)
+
+
+def _assign(layer: Any, variable: Any, value: np.ndarray) -> None:
+    if tuple(variable.shape) != value.shape:
+        raise RuntimeError(
+            f"remove: weight {variable.path!r} of {layer.name!r} should have shape {value.shape} after the cut, but the "
+            f"new layer has {tuple(variable.shape)}: the row of {type(layer).__name__} does not fit the layer."
+        )
+    variable.assign(value)
+
+
+def _layer_pairs(old: keras.Model, new: keras.Model) -> Iterator[tuple[Any, Any]]:
+    """Yields all layers of both models side by side, those that hold others before these."""
+    yield from zip(old._flatten_layers(), new._flatten_layers(), strict=True)
+
+
+def _own_variables(layer: Any) -> list[Any]:
+    """Returns the variables that the layer itself holds, states of its random generators included."""
+    seeds = [generator.state for generator in layer._seed_generators]
+    return [*layer._trainable_variables, *layer._non_trainable_variables, *seeds]
+
+
+def _copy_trainable(old: keras.Model, new: keras.Model) -> None:
+    # Setting a layer's flag sets it for all inside, so the outer ones come first.
+    for one, other in _layer_pairs(old, new):
+        other.trainable = one.trainable if not isinstance(one, keras.Model) else one._trainable
+
+
+def _has_usual_constructor(model: keras.Model) -> bool:
+    """Whether the class of a functional model can be called as `(inputs, outputs, name=...)`."""
+    own = [c for c in type(model).__mro__ if c.__module__.split(".")[0] != "keras" and "__init__" in vars(c)]
+    return all(c is object for c in own)
+
+
+def _without_build_config(config: Any) -> Any:
+    """Returns the configuration without the input shapes that wrappers keep of their inner layers."""
+    if isinstance(config, dict):
+        return {key: _without_build_config(value) for key, value in config.items() if key != "build_config"}
+    if isinstance(config, list):
+        return [_without_build_config(value) for value in config]
+    return config
+
+
+def _edit(config: dict, path: tuple, change: Callable[[Any], Any]) -> None:
+    """Changes the entry at `path` in place; tuples on the way become lists."""
+    holder: Any = config
+    for key in path[:-1]:
+        if isinstance(holder[key], tuple):
+            holder[key] = list(holder[key])
+        elif isinstance(holder[key], int):
+            holder[key] = [holder[key]]
+        holder = holder[key]
+    holder[path[-1]] = change(holder[path[-1]])
+
+
+def compile_like(old: keras.Model, cut: Cut, *, keep_optimizer: bool) -> None:
+    """Compiles the new model with the old one's own loss, metrics and a fresh optimizer of the same settings."""
+    new = cut.model
+    if not old.compiled or old._compile_config is None:
+        if keep_optimizer:
+            raise ValueError(f"keep_optimizer: model {old.name!r} is not compiled, so it has no optimizer.")
+        return
+    arguments = dict(old._compile_config.config)
+    arguments["optimizer"] = old.optimizer.from_config(old.optimizer.get_config())
+    for key in ("metrics", "weighted_metrics"):
+        arguments[key] = tree.map_structure(_fresh_metric, arguments.get(key))
+    accepted = inspect.signature(new.compile).parameters
+    new.compile(**{key: value for key, value in arguments.items() if key in accepted or "kwargs" in accepted})
+    if keep_optimizer:
+        _copy_optimizer(old, cut)
+
+
+def _fresh_metric(metric: Any) -> Any:
+    if not isinstance(metric, keras.metrics.Metric):
+        return metric
+    try:
+        return type(metric).from_config(metric.get_config())
+    except (TypeError, NotImplementedError):
+        warnings.warn(f"metric {metric.name!r} cannot be copied, so both models count in the same one.", stacklevel=4)
+        return metric
+
+
+def _copy_optimizer(old: keras.Model, cut: Cut) -> None:
+    """Carries moments and step over to what is kept."""
+    source, target = old.optimizer, cut.model.optimizer
+    if not source.built:
+        return
+    target.build(cut.model.trainable_variables)
+    for one, other in zip(_inner(source), _inner(target), strict=True):
+        of_slot = _slots(one)
+        for slot, new_slot in zip(one.variables, other.variables, strict=True):
+            value = keras.ops.convert_to_numpy(slot)
+            variable = of_slot.get(id(slot))
+            if variable is not None:
+                value = cut.cut(variable, value)
+            if tuple(new_slot.shape) == value.shape:
+                new_slot.assign(value)
+
+
+def _inner(optimizer: Any) -> list[Any]:
+    inside = getattr(optimizer, "inner_optimizer", None)
+    return [optimizer] if inside is None else [inside]
+
+
+def _slots(optimizer: Any) -> dict[int, Any]:
+    """Returns the variable that each slot belongs to, by the slot's `id`: slots of the variable's own shape only."""
+    variables = optimizer._trainable_variables
+    result = {}
+    for held in vars(optimizer).values():
+        if isinstance(held, list) and len(held) == len(variables) and held is not variables:
+            for slot, variable in zip(held, variables, strict=True):
+                if slot is not None and tuple(getattr(slot, "shape", ())) == tuple(variable.shape):
+                    result[id(slot)] = variable
+    return result
