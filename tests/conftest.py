@@ -36,11 +36,11 @@ def randomise(model, seed=SEED):
     """Gives every weight a random value, biases and batch-norm statistics too, so that no term is zero by chance."""
     generator = np.random.default_rng(seed)
     for variable in model.weights:
-        if variable.dtype != "float32":
+        if "float" not in variable.dtype:
             continue
-        if variable.name in ("gamma", "moving_variance"):
+        if variable.name in ("gamma", "scale", "moving_variance"):
             value = generator.uniform(0.5, 1.5, variable.shape)
-        elif variable.name == "kernel":
+        elif variable.name.endswith("kernel"):
             fan_in = max(1, int(np.prod(variable.shape[:-1])))
             value = generator.normal(0.0, fan_in**-0.5, variable.shape)
         else:
