@@ -38,7 +38,7 @@ def net(build=None, *, walls=()):
 
 
 def inputs_for(model, batch=4, seed=SEED):
-    """Returns one array per input of `model`: normal numbers, or entries of the vocabulary where integers are wanted."""
+    """Returns one array per input of `model`: normal numbers, or entries of the vocabulary."""
     generator = np.random.default_rng(seed)
     arrays = []
     for tensor in model.inputs:
@@ -66,6 +66,16 @@ def flat_outputs(outputs):
     """Returns all outputs of a model for one batch as one float64 array `(batch, ...)`."""
     outputs = [np.asarray(ops.convert_to_numpy(output), "float64") for output in keras.tree.flatten(outputs)]
     return np.concatenate([output.reshape(len(output), -1) for output in outputs], axis=1)
+
+
+def outputs_of(model, inputs, on_nodes=None):
+    """Returns the outputs for a list of arrays, `(batch, numbers)` in float64.
+
+    For a masked model `on_nodes` is one row or one per sample, bool or float.
+    """
+    rows = [] if on_nodes is None else [np.atleast_2d(on_nodes).astype("float32")]
+    tensors = [ops.convert_to_tensor(array) for array in [*inputs, *rows]]
+    return flat_outputs(model(tensors if len(tensors) > 1 else tensors[0], training=False))
 
 
 def head_without_softmax(model):
@@ -187,7 +197,7 @@ def einsum_ellipsis():
 
 @net
 def einsum_per_unit():
-    """A kernel letter in input and output: one weight per unit. A kernel over the middle axis, and one over two axes."""
+    """A kernel letter in input and output: one weight per unit. Kernels over the middle axis and over two axes."""
     x = keras.Input((3, 4), name="x")
     h = Dense(5, "sigmoid", name="first")(x)
     h = layers.EinsumDense("abc,c->abc", (3, 5), bias_axes="c", name="scale")(h)
