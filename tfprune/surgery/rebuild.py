@@ -125,6 +125,10 @@ class Cut:
             for key in config:
                 if key.endswith(_OWN_OBJECTS) and hasattr(old, key) and not isinstance(getattr(old, key), str):
                     config[key] = getattr(old, key)
+            if isinstance(old, keras.layers.Lambda):
+                # Its configuration holds the bytes of the function, without what the function refers to.
+                config.update(function=old.function, output_shape=old._output_shape, mask=old.mask)
+                return type(old)(**config)
             return type(old).from_config(config)
         except Exception as error:
             raise ValueError(
@@ -133,14 +137,30 @@ class Cut:
             ) from error
 
     def _copy_weights(self) -> None:
+        seen: dict[int, Any] = {}
         for old, new in _layer_pairs(self.graph.model, self.model):
             for own, cut in zip(_own_variables(old), _own_variables(new), strict=True):
+                if seen.setdefault(id(own), cut) is not cut:
+                    _hold_instead(new, cut, seen[id(own)])
+                    continue
                 value = self.cut(own, keras.ops.convert_to_numpy(own))
                 record = self.graph.records.weights.get(id(own))
                 if record is not None and record.rescale is not None:
                     ids = [ids for ids in record.axes if ids is not None]
                     value = value * record.rescale(self.kept(ids[-1])) if ids else value
                 _assign(old, cut, value)
+
+
+def _hold_instead(layer: Any, variable: Any, shared: Any) -> None:
+    """Makes a layer hold `shared`, the variable of another layer, in the place of its own."""
+    # A built layer refuses new state through its attributes, hence the dictionary.
+    for name, value in vars(layer).items():
+        if value is variable:
+            vars(layer)[name] = shared
+    for variables in (layer._trainable_variables, layer._non_trainable_variables):
+        for place, value in enumerate(variables):
+            if value is variable:
+                list.__setitem__(variables, place, shared)
 
 
 def _assign(layer: Any, variable: Any, value: np.ndarray) -> None:
