@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from tfprune import datasets, graph, layers
+from tfprune import datasets, graph, layers, saliency, statistics
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.masking import sweep, with_on_nodes
 from tfprune.units import LayerValues
@@ -12,4 +12,15 @@ try:
 except PackageNotFoundError:  # A source tree that was never installed has no metadata.
     __version__ = "0+unknown"
 
-__all__ = ["LayerValues", "UnitGraph", "datasets", "graph", "layers", "sweep", "unit_groups", "with_on_nodes"]
+__all__ = [
+    "LayerValues",
+    "UnitGraph",
+    "datasets",
+    "graph",
+    "layers",
+    "sweep",
+    "unit_groups",
+    "with_on_nodes",
+    "saliency",
+    "statistics",
+]
