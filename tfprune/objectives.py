@@ -36,10 +36,12 @@ def sample_loss(model: keras.Model, loss: Any = None) -> SampleLoss:
             )
         loss = model.loss
         weights = model._compile_config.config.get("loss_weights") if model._compile_config is not None else None
-    names = list(functional(model).output_names)
+    names = _output_names(functional(model))
     losses = _per_output(loss, names, "loss")
     factors = [1.0] * len(names) if weights is None else _per_output(weights, names, "loss_weights")
     functions = [None if own is None else _one_output(own) for own in losses]
+    if not any(functions):
+        raise ValueError(f"loss: none of the outputs {names} has a loss. Give at least one of them a loss.")
 
     def total(targets: Any, outputs: Any) -> Any:
         targets = _per_output(targets, names, "targets")
@@ -52,6 +54,12 @@ def sample_loss(model: keras.Model, loss: Any = None) -> SampleLoss:
         return sum(parts[1:], parts[0])
 
     return total
+
+
+def _output_names(graph: keras.Model) -> list[str]:
+    """Returns the names by which Keras knows losses and targets: the keys of a dictionary of outputs, or layers."""
+    struct = graph._outputs_struct
+    return sorted(struct) if isinstance(struct, Mapping) else list(graph.output_names)
 
 
 def _per_output(value: Any, names: list[str], what: str) -> list[Any]:

@@ -20,8 +20,9 @@ _known: dict[int, tuple[Any, bool]] = {}
 def is_elementwise(function: Any) -> bool:
     """Returns whether `function` maps every number by itself, so that removing one number leaves the others alone.
 
-    Each entry of a small random array is moved in turn; no other output may move. A hidden softmax fails, as does a
-    function that cannot be called on one array. Answers are kept per function.
+    Each entry of a small random array is moved in turn; no other output may move. Then some columns are left out; the
+    others may not move either. A hidden softmax fails, as does a function that looks at the width of an array or that
+    cannot be called on one. Answers are kept per function.
     """
     if function is None:
         return True
@@ -40,9 +41,12 @@ def _judge(function: Any) -> bool:
 
 
 def _moves_alone(function: Any) -> bool:
+    def answer(values: np.ndarray) -> np.ndarray:
+        return keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(values)))
+
     values = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
     try:
-        reference = keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(values)))
+        reference = answer(values)
         if reference.shape != values.shape:
             return False
         # Both a small step and a leap, as some functions react to one of them alone (sparsemax, thresholds).
@@ -50,10 +54,11 @@ def _moves_alone(function: Any) -> bool:
             for entry in range(values.size):
                 moved = values.copy()
                 moved.flat[entry] += leap
-                answer = keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(moved)))
                 others = np.arange(values.size) != entry
-                if not np.array_equal(answer.ravel()[others], reference.ravel()[others]):
+                if not np.array_equal(answer(moved).ravel()[others], reference.ravel()[others]):
                     return False
+        kept = [1, 3]
+        # Vectorised code may round the last bit otherwise when the array is shorter.
+        return np.allclose(answer(values[:, kept]), reference[:, kept], rtol=1e-5, atol=1e-6)
     except Exception:  # Whatever a stranger's function raises, it is no activation that can be trusted.
         return False
-    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -78,6 +79,12 @@ class _Reader:
     def _nested_call(self, node: Any, signals: list[Signal], name: str) -> list[Axes]:
         """A nested model is read at its first call; later calls unite what enters with what entered then."""
         graph = functional(node.operation)
+        given = node.arguments.args[0] if node.arguments.args else None
+        if isinstance(given, Mapping) != isinstance(graph._inputs_struct, Mapping):
+            reason = "it is called with a dictionary of tensors, but was built of a list, or the other way round"
+            step = Step(self.records, node, name)
+            step.wall(reason, signals)
+            return [step.untracked(k) for k in range(len(node.outputs))]
         if id(graph) not in self._nested:
             inner = [signal_of(tensor, s.axes) for tensor, s in zip(graph.inputs, signals, strict=True)]
             self._nested[id(graph)] = (inner, self.walk(graph, inner, f"{name}/"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from keras.src.ops import core, math, nn, numpy
+from keras.src.ops import core, nn, numpy
+from keras.src.ops import math as math_operations
 
 from tfprune.graph.rows_merge import broadcast, joined, product_contraction
 from tfprune.graph.rows_shape import reshaped
@@ -16,7 +18,7 @@ from tfprune.graph.table import register
 
 def operations(*names: str) -> list[type]:
     """Returns those of the named operation classes that this version of Keras has."""
-    return [getattr(room, name) for name in names for room in (numpy, nn, core, math) if hasattr(room, name)]
+    return [getattr(room, name) for name in names for room in (numpy, nn, core, math_operations) if hasattr(room, name)]
 
 
 @register(
@@ -28,7 +30,6 @@ def operations(*names: str) -> list[type]:
             "Arcsinh",
             "Cbrt",
             "Ceil",
-            "Clip",
             "Cos",
             "Cosh",
             "Exp",
@@ -91,6 +92,13 @@ def operations(*names: str) -> list[type]:
 def elementwise(step: Step, x: Signal, *args, **kwargs) -> Axes:
     if any(isinstance(other, Signal) for other in (*args, *kwargs.values())):
         return unknown(step, [x, *(other for other in (*args, *kwargs.values()) if isinstance(other, Signal))])
+    return x.axes
+
+
+@register(*operations("Clip"), follows=True)
+def clip(step: Step, x: Signal) -> Axes:
+    if np.ndim(step.operation.x_min) or np.ndim(step.operation.x_max):
+        step.fix_axes(x, "its bounds are arrays")
     return x.axes
 
 
@@ -173,7 +181,11 @@ def softmax(step: Step, x: Signal) -> Axes:
 
 @register(*operations("Reshape"))
 def reshape(step: Step, x: Signal) -> Axes:
-    return _with_literal_sizes(step, reshaped(step, x.axes, x.shape, tuple(step.node.outputs[0].shape)), "newshape")
+    target = tuple(step.node.outputs[0].shape)
+    if None not in (*x.shape[1:], *target[1:]) and math.prod(x.shape[1:]) != math.prod(target[1:]):
+        step.fix_axes(x, "the batch axis is reshaped")
+        return step.untracked()
+    return _with_literal_sizes(step, reshaped(step, x.axes, x.shape, target), "newshape")
 
 
 def _with_literal_sizes(step: Step, axes: Axes, key: str) -> Axes:

@@ -64,7 +64,8 @@ def flatten(step: Step, inputs: Signal) -> Axes:
 
 @register(layers.Reshape)
 def reshape(step: Step, inputs: Signal) -> Axes:
-    axes = reshaped(step, inputs.axes, inputs.shape, tuple(step.node.outputs[0].shape))
+    target = tuple(step.operation.compute_output_shape(inputs.shape))
+    axes = reshaped(step, inputs.axes, inputs.shape, target)
     for place, ids in enumerate(axes[1:]):
         step.size(("target_shape", place), ids)
     return axes

@@ -41,10 +41,12 @@ def is_graph(operation: Any) -> bool:
 
 
 def nodes_of(model: keras.Model) -> Iterator[Any]:
-    """Yields the nodes of the graph, inputs left out, each after those that it reads."""
-    by_depth = functional(model)._nodes_by_depth
+    """Yields the nodes of the graph, inputs left out, each after those that it reads; equals in order of `layers`."""
+    graph = functional(model)
+    by_depth = graph._nodes_by_depth
+    place = {id(operation): number for number, operation in enumerate(graph.operations)}
     for depth in sorted(by_depth, reverse=True):
-        for node in by_depth[depth]:
+        for node in sorted(by_depth[depth], key=lambda node: place[id(node.operation)]):
             if not isinstance(node.operation, keras.layers.InputLayer) and not node.is_input:
                 yield node
 
@@ -72,7 +74,6 @@ def run(
     graph = functional(model)
     values = {id(reference): value for reference, value in zip(graph.inputs, inputs, strict=True)}
     for node in nodes_of(model):
-
         args, kwargs = substituted(
             node, lambda leaf: values[id(leaf)] if enter is None else enter(node, leaf, values[id(leaf)])
         )
