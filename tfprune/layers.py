@@ -179,6 +179,34 @@ def _masked_rnn(layer: layers.RNN, row: Any, sequences: Any, initial_state: Any,
     return last, outputs, states
 
 
+def entering_states(layer: layers.RNN, sequences: Any, initial_state: Any = None, mask: Any = None) -> tuple[Any, Any]:
+    """Returns what a recurrent layer reads at every step, in the order in which it goes through them.
+
+    Args:
+        layer: a SimpleRNN, GRU or LSTM.
+        sequences: shape `(batch, steps, features)`.
+        initial_state: as in the layer's call; None for zeros.
+        mask: as in the layer's call.
+
+    Returns:
+        The sequences, shape `(batch, steps, features)`, and the state h as it enters each step, `(batch, steps, units)`.
+    """
+    if initial_state is None:
+        initial_state = layer.get_initial_state(batch_size=ops.shape(sequences)[0])
+    states = list(initial_state) if isinstance(initial_state, list | tuple) else [initial_state]
+    _, outputs, _ = backend.rnn(
+        lambda x, own: layer.cell(x, own),
+        sequences,
+        states,
+        go_backwards=layer.go_backwards,
+        mask=mask,
+        input_length=sequences.shape[1],
+        return_all_outputs=True,
+    )
+    entering = ops.concatenate([states[0][:, None], outputs[:, :-1]], axis=1)
+    return (ops.flip(sequences, axis=1) if layer.go_backwards else sequences), entering
+
+
 def _mask_of(mask: Any, sequences_mask: Any, initial_state: Any) -> Any:
     """Returns the time mask that the original would use: Keras fills it in only where no state is passed."""
     return sequences_mask if mask is None and initial_state is None else mask
@@ -238,6 +266,51 @@ def _merged(mode: str | None, forward: Any, backward: Any) -> Any:
     }[mode]()
 
 
+def attended_heads(
+    layer: keras.layers.Layer,
+    query: Any,
+    value: Any,
+    key: Any = None,
+    on_nodes: Any = None,
+    *,
+    training: Any = None,
+    return_attention_scores: bool = False,
+    **masks: Any,
+) -> tuple[Any, Any]:
+    """Runs a MultiHeadAttention or GroupQueryAttention up to its output projection.
+
+    Args:
+        layer: the attention layer.
+        query: shape `(batch, targets, width)`.
+        value: shape `(batch, sources, width)`.
+        key: like value, or None for the value.
+        on_nodes: which heads are on, `(batch or 1, heads)`, or None for all.
+        training: as in the layer's call.
+        return_attention_scores: as in the layer's call.
+        **masks: the mask arguments of the layer's call.
+
+    Returns:
+        What the output projection reads, `(batch, targets, heads, size)`, and the attention scores or None.
+    """
+    key = value if key is None else key
+    for tensor in (query, value, key):
+        # As the layer itself does: from here on the masks are in the arguments.
+        backend.set_keras_mask(tensor, None)
+    allowed = layer._compute_attention_mask(query, value, **masks)
+    queries, keys, heads = layer._query_dense(query), layer._key_dense(key), layer._value_dense(value)
+    if on_nodes is not None:
+        heads = heads * _along(on_nodes, 2, len(heads.shape), heads.dtype)
+    options = {"attention_mask": allowed, "training": training}
+    if isinstance(layer, keras.layers.GroupQueryAttention):
+        keys, heads = (ops.repeat(x, layer.num_repeats, axis=2) for x in (keys, heads))
+        layer._return_attention_scores = return_attention_scores
+    else:
+        options["return_attention_scores"] = return_attention_scores
+    output, scores = layer._compute_attention(queries, keys, heads, **options)
+    gate = getattr(layer, "_gate_dense", None)
+    return (output if gate is None else output * gate(query)), scores
+
+
 @_package
 class MaskedMultiHeadAttention(Twin):
     """MultiHeadAttention or GroupQueryAttention with heads off: the value of a head is masked, which is exact.
@@ -259,43 +332,19 @@ class MaskedMultiHeadAttention(Twin):
         use_causal_mask=False,
         on_nodes=None,
     ):
-        layer = self.layer
-        key = value if key is None else key
-        for tensor in (query, value, key):
-            # As the layer itself does: from here on the masks are in the arguments.
-            backend.set_keras_mask(tensor, None)
-        allowed = layer._compute_attention_mask(
+        output, scores = attended_heads(
+            self.layer,
             query,
             value,
+            key,
+            on_nodes[0],
+            training=training,
+            return_attention_scores=return_attention_scores,
             query_mask=query_mask,
             value_mask=value_mask,
             key_mask=key_mask,
             attention_mask=attention_mask,
             use_causal_mask=use_causal_mask,
         )
-        heads = layer._value_dense(value)
-        heads = heads * _along(on_nodes[0], 2, len(heads.shape), heads.dtype)
-        keys = layer._key_dense(key)
-        if isinstance(layer, layers.GroupQueryAttention):
-            keys = ops.repeat(keys, layer.num_repeats, axis=2)
-            heads = ops.repeat(heads, layer.num_repeats, axis=2)
-        queries = layer._query_dense(query)
-        output, scores = layer._compute_attention(
-            queries,
-            keys,
-            heads,
-            attention_mask=allowed,
-            training=training,
-            **self._wants_scores(return_attention_scores),
-        )
-        gate = getattr(layer, "_gate_dense", None)
-        if gate is not None:
-            output = output * gate(query)
-        output = layer._output_dense(output)
+        output = self.layer._output_dense(output)
         return (output, scores) if return_attention_scores else output
-
-    def _wants_scores(self, wanted: bool) -> dict:
-        if isinstance(self.layer, layers.GroupQueryAttention):
-            self.layer._return_attention_scores = wanted
-            return {}
-        return {"return_attention_scores": wanted}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import keras
@@ -15,7 +15,7 @@ from keras.src.saving.serialization_lib import SafeModeScope
 
 from tfprune.graph import UnitGraph
 from tfprune.graph.step import Edit
-from tfprune.graph.walk import functional, is_graph, run
+from tfprune.graph.walk import functional, is_graph, nodes_of, run
 
 _OWN_OBJECTS = ("activation", "_initializer", "_regularizer", "_constraint")
 """Endings of configuration keys whose value is passed on as the object that the layer holds: it need not be registered."""
@@ -27,17 +27,21 @@ class Cut:
     Args:
         graph: the units of the original model.
         on: for every unit, whether it stays; shape `(num_units,)` of bool.
+        with_bias: `id`s of layers without a bias that get one, of zeros.
 
     Attributes:
         model: the new model, not compiled; the numbers of its weights are those of the original's kept units.
         operations: the new operation for the `id` of every old one.
+        nodes: the new node for the `id` of every old one.
     """
 
-    def __init__(self, graph: UnitGraph, on: np.ndarray):
+    def __init__(self, graph: UnitGraph, on: np.ndarray, with_bias: Collection[int] = ()):
         self.graph = graph
         self._on = on
+        self._with_bias = frozenset(with_bias)
         self._models: dict[int, keras.Model] = {}
         self.operations: dict[int, Any] = {}
+        self.nodes: dict[int, Any] = {}
         # Serialisation of the user's own model in this process: its lambdas are as safe as they were.
         with SafeModeScope(False):
             self.model = self._model(graph.model)
@@ -76,7 +80,9 @@ class Cut:
 
     def _sequential(self, model: keras.Sequential) -> keras.Sequential:
         first = self._input(functional(model).inputs[0], any_batch=True)
-        return keras.Sequential([first, *(self.operation(layer) for layer in model.layers)], name=model.name)
+        new = keras.Sequential([first, *(self.operation(layer) for layer in model.layers)], name=model.name)
+        self.nodes.update({id(old): own for old, own in zip(nodes_of(model), nodes_of(new), strict=True)})
+        return new
 
     def _input(self, tensor: Any, *, any_batch: bool = False) -> Any:
         """Returns a new input like the one behind `tensor`, as narrow as what is kept of the units that enter there.
@@ -100,7 +106,10 @@ class Cut:
         edits = self.graph.records.call_edits.get(id(node), [])
         if edits:
             args, kwargs = self._edited_arguments(args, kwargs, edits)
-        return tree.flatten(self.operation(node.operation)(*args, **kwargs))
+        new = self.operation(node.operation)
+        outputs = tree.flatten(new(*args, **kwargs))
+        self.nodes[id(node)] = new._inbound_nodes[-1]
+        return outputs
 
     def _edited_arguments(self, args: tuple, kwargs: dict, edits: list[Edit]) -> tuple[tuple, dict]:
         args = list(args)
@@ -122,6 +131,8 @@ class Cut:
             config = _without_build_config(copy.deepcopy(old.get_config()))
             for edit in self.graph.records.edits.get(id(old), {}).values():
                 _edit(config, edit.path, lambda value, edit=edit: edit.change(value, self.kept(edit.ids)))
+            if id(old) in self._with_bias:
+                config["use_bias"] = True
             for key in config:
                 if key.endswith(_OWN_OBJECTS) and hasattr(old, key) and not isinstance(getattr(old, key), str):
                     config[key] = getattr(old, key)
@@ -136,10 +147,18 @@ class Cut:
                 "the class a get_config() that returns all arguments of its constructor."
             ) from error
 
+    def _held_by_added_bias(self, layer: Any) -> bool:
+        """Whether `layer` had no bias and its copy has one: it is named in `with_bias`, or lies in a layer that is."""
+        if id(layer) in self._with_bias:
+            return True
+        holders = (old for old in self.graph.model._flatten_layers() if id(old) in self._with_bias)
+        return any(layer is inner for holder in holders for inner in holder._flatten_layers(include_self=False))
+
     def _copy_weights(self) -> None:
         seen: dict[int, Any] = {}
         for old, new in _layer_pairs(self.graph.model, self.model):
-            for own, cut in zip(_own_variables(old), _own_variables(new), strict=True):
+            added = self._held_by_added_bias(old)
+            for own, cut in zip(_own_variables(old), _without(_own_variables(new), new, added), strict=True):
                 if seen.setdefault(id(own), cut) is not cut:
                     _hold_instead(new, cut, seen[id(own)])
                     continue
@@ -149,6 +168,14 @@ class Cut:
                     ids = [ids for ids in record.axes if ids is not None]
                     value = value * record.rescale(self.kept(ids[-1])) if ids else value
                 _assign(old, cut, value)
+
+
+def _without(variables: list[Any], layer: Any, bias_added: bool) -> list[Any]:
+    """Returns the variables but the bias, set to zero, of a layer that got one."""
+    if not bias_added or getattr(layer, "bias", None) is None:
+        return variables
+    layer.bias.assign(np.zeros(layer.bias.shape))
+    return [variable for variable in variables if variable is not layer.bias]
 
 
 def _hold_instead(layer: Any, variable: Any, shared: Any) -> None:

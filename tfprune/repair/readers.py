@@ -1,0 +1,288 @@
+"""How each layer class reads units: where its kernels are, and what they are multiplied with.
+
+A layer has one `Reading` per kernel. The same reading is made for the layer of the original and of the cut model.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from tfprune.layers import attended_heads, entering_states
+
+MOST_COLUMNS = 2048
+"""Regressors up to which a kernel is refitted whole; beyond that only its input channels are guessed."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One kernel of a layer, and how to get at what it reads.
+
+    As an array `(taps, rows, outputs)` the kernel has a row for each of the units that it reads.
+
+    Attributes:
+        layer: the object that holds the bias.
+        kernel: the weight.
+        taps: how many of the kernel's first axes are taps.
+        source: takes the arguments of the layer's call as a dictionary by name, returns the tensor that is read.
+        channels: takes that tensor, returns the units with all positions pooled, shape `(positions, rows)`.
+        row_axes: how many axes behind the taps are rows.
+        regressors: takes the tensor, returns what the kernel as a matrix `(taps * rows, outputs)` is multiplied with,
+            shape `(positions, taps * rows)`; None where the kernel is not to be refitted whole.
+        rows_last: True for a kernel whose rows are its last axis (a transposed convolution).
+        padding_share: share of the taps that fall on padding.
+        bias_row: for a bias with one row per kernel, which one.
+        refusal: why the mean of a unit cannot be folded into the bias, or None.
+    """
+
+    layer: Any
+    kernel: Any
+    taps: int
+    source: Callable[[dict], Any]
+    channels: Callable[[Any], Any]
+    row_axes: int = 1
+    regressors: Callable[[Any], Any] | None = None
+    rows_last: bool = False
+    padding_share: float = 0.0
+    bias_row: int | None = None
+    refusal: str | None = None
+
+    @property
+    def bias(self) -> Any:
+        """The weight that is added to the outputs, or None."""
+        return getattr(self.layer, "bias", None)
+
+    def view(self, array: np.ndarray) -> np.ndarray:
+        """Returns an array with the kernel's axes as `(taps, rows, outputs)`."""
+        if self.rows_last:
+            array = np.moveaxis(array, -1, self.taps)
+        shape = array.shape
+        rows = math.prod(shape[self.taps : self.taps + self.row_axes])
+        return array.reshape(math.prod(shape[: self.taps]), rows, -1)
+
+    def set_kernel(self, array: np.ndarray) -> None:
+        """Assigns the kernel from an array `(taps, rows, outputs)`."""
+        shape = list(self.kernel.shape)
+        if self.rows_last:
+            shape.insert(self.taps, shape.pop())
+        array = array.reshape(shape)
+        self.kernel.assign(np.moveaxis(array, self.taps, -1) if self.rows_last else array)
+
+    def view_of_rows(self, flags: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Takes one flag array per axis of the kernel; returns those of rows and outputs as the view has them."""
+        if self.rows_last:
+            flags = [*flags[: self.taps], flags[-1], *flags[self.taps : -1]]
+        rows, outputs = flags[self.taps : self.taps + self.row_axes], flags[self.taps + self.row_axes :]
+        return _outer(rows), _outer(outputs)
+
+    def products(self, x: Any) -> Any:
+        """Returns what the kernel makes of the tensor `x`, without bias: `(positions, outputs)`."""
+        rows = self.regressors(x)
+        return tf.matmul(rows, tf.reshape(tf.cast(self.kernel.value, rows.dtype), [rows.shape[-1], -1]))
+
+
+def _outer(flags: list[np.ndarray]) -> np.ndarray:
+    result = np.ones(1, bool)
+    for own in flags:
+        result = (result[:, None] & own[None]).ravel()
+    return result
+
+
+def _last(x: Any) -> Any:
+    return tf.reshape(x, [-1, x.shape[-1]])
+
+
+def _first_argument(arguments: dict) -> Any:
+    return next(iter(arguments.values()))
+
+
+def _dense(layer: layers.Dense, source: Callable = _first_argument) -> list[Reading]:
+    return [Reading(layer, layer.kernel, 0, source, _last, regressors=_last)]
+
+
+def _einsum(layer: layers.EinsumDense, source: Callable = _first_argument) -> list[Reading]:
+    """Only equations that multiply the last axes of the input with the first ones of the kernel."""
+    left, target = layer.equation.replace(" ", "").split("->")
+    given, kernel = left.split(",")
+    hidden = string.ascii_uppercase[: layer.input_spec.ndim - len(given.replace("...", ""))]
+    given, target = given.replace("...", hidden), target.replace("...", hidden)
+    gone = "".join(letter for letter in given if letter not in target)
+    new = kernel[len(gone) :]
+    straight = kernel.startswith(gone) and given.endswith(gone) and target == given[: len(given) - len(gone)] + new
+    if not gone or not straight or set(new) & set(given):
+        return []
+    count = math.prod(layer.kernel.shape[: len(gone)])
+
+    def rows(x: Any) -> Any:
+        return tf.reshape(x, [-1, count])
+
+    return [Reading(layer, layer.kernel, 0, source, rows, len(gone), rows)]
+
+
+def _time_distributed(layer: layers.TimeDistributed) -> list[Reading]:
+    return _dense(layer.layer) if type(layer.layer) is layers.Dense else []
+
+
+def _channels_last(layer: Any, x: Any) -> Any:
+    if layer.data_format == "channels_first":
+        x = tf.transpose(x, [0, *range(2, len(x.shape)), 1])
+    return x
+
+
+def _convolution(layer: Any) -> list[Reading]:
+    if layer.groups != 1:
+        return []
+
+    def channels(x: Any) -> Any:
+        return _last(_channels_last(layer, x))
+
+    def regressors(x: Any) -> Any:
+        return _receptive_fields(layer, x)
+
+    whole = regressors if layer.rank < 3 else None
+    share = _padding_share(layer)
+    return [Reading(layer, layer.kernel, layer.rank, _first_argument, channels, 1, whole, padding_share=share)]
+
+
+def _receptive_fields(layer: Any, x: Any) -> Any:
+    """Returns one row per position of the output, with zeros where the convolution pads."""
+    x = _channels_last(layer, x)
+    one = [1] * (2 - layer.rank)
+    if layer.rank == 1:
+        if layer.padding == "causal":
+            reach = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
+            x = tf.pad(x, [[0, 0], [reach, 0], [0, 0]])
+        x = x[:, None]
+    patches = tf.image.extract_patches(
+        x,
+        sizes=[1, *one, *layer.kernel_size, 1],
+        strides=[1, *one, *layer.strides, 1],
+        rates=[1, *one, *layer.dilation_rate, 1],
+        padding="SAME" if layer.padding == "same" else "VALID",
+    )
+    return tf.reshape(patches, [-1, patches.shape[-1]])
+
+
+def _padding_share(layer: Any) -> float:
+    """Returns the share of a 'same' convolution's taps that fall on padding; 0 where the size is not known."""
+    shape = layer._inbound_nodes[0].input_tensors[0].shape
+    spatial = shape[1:-1] if layer.data_format == "channels_last" else shape[2:]
+    if layer.padding != "same" or None in spatial:
+        return 0.0
+    inside = 1.0
+    for length, size, stride, rate in zip(
+        spatial, layer.kernel_size, layer.strides, layer.dilation_rate, strict=True
+    ):
+        num_outputs = -(-length // stride)
+        before = max((num_outputs - 1) * stride + (size - 1) * rate + 1 - length, 0) // 2
+        places = np.arange(num_outputs)[:, None] * stride + np.arange(size)[None] * rate - before
+        inside *= float(((places >= 0) & (places < length)).mean())
+    return 1.0 - inside
+
+
+def _transposed(layer: Any) -> list[Reading]:
+    def channels(x: Any) -> Any:
+        return _last(_channels_last(layer, x))
+
+    return [Reading(layer, layer.kernel, layer.rank, _first_argument, channels, rows_last=True)]
+
+
+def _separable(layer: Any) -> list[Reading]:
+    """The pointwise kernel reads what the depthwise one makes of each channel."""
+
+    def rows(x: Any) -> Any:
+        strides = layer.strides if layer.rank > 1 else layer.strides[0]
+        options = {"padding": layer.padding, "data_format": layer.data_format, "dilation_rate": layer.dilation_rate}
+        return _last(_channels_last(layer, keras.ops.depthwise_conv(x, layer.depthwise_kernel, strides, **options)))
+
+    return [Reading(layer, layer.pointwise_kernel, layer.rank, _first_argument, rows, 1, rows)]
+
+
+def _attention(layer: Any) -> list[Reading]:
+    """Query, key, value and gate projections read widths; the output projection reads heads."""
+    by_name = [("query", layer._query_dense), ("key", layer._key_dense), ("value", layer._value_dense)]
+    if getattr(layer, "_gate_dense", None) is not None:
+        by_name.append(("query", layer._gate_dense))
+    result = []
+    for name, dense in by_name:
+        result += _einsum(dense, lambda arguments, name=name: _named(arguments, name))
+    return [*result, *_einsum(layer._output_dense, lambda arguments: _heads(layer, arguments))]
+
+
+def _named(arguments: dict, name: str) -> Any:
+    value = arguments.get(name)
+    return arguments["value"] if value is None else value
+
+
+def _heads(layer: Any, arguments: dict) -> Any:
+    names = ("query_mask", "value_mask", "key_mask", "attention_mask", "use_causal_mask")
+    masks = {name: arguments[name] for name in names if name in arguments}
+    return attended_heads(layer, arguments["query"], arguments["value"], arguments.get("key"), **masks)[0]
+
+
+def _recurrent(layer: Any, state_part: slice | None = None) -> list[Reading]:
+    """The kernel reads the sequences, the recurrent kernel the layer's own state."""
+    cell = layer.cell
+    two_biases = cell.bias is not None and len(cell.bias.shape) == 2
+    refusal = None
+    if type(layer) is layers.GRU and not cell.reset_after:
+        refusal = (
+            "the recurrent kernel of a GRU with reset_after=False reads r * h and not h, so no constant stands in for a "
+            "unit. Use repair='least_squares' or 'zero', or reset_after=True"
+        )
+
+    def read(arguments: dict) -> tuple[Any, Any]:
+        state = arguments.get("initial_state")
+        state = state if state is None or state_part is None else state[state_part]
+        sequences = arguments["sequences"]
+        mask = arguments.get("mask")
+        mask = getattr(sequences, "_keras_mask", None) if mask is None and state is None else mask
+        return entering_states(layer, sequences, state, mask)
+
+    return [
+        Reading(cell, cell.kernel, 0, lambda a: read(a)[0], _last, regressors=_last, bias_row=0 if two_biases else None),
+        Reading(
+            cell,
+            cell.recurrent_kernel,
+            0,
+            lambda a: read(a)[1],
+            _last,
+            regressors=_last,
+            bias_row=1 if two_biases else None,
+            refusal=refusal,
+        ),
+    ]
+
+
+def _bidirectional(layer: layers.Bidirectional) -> list[Reading]:
+    count = 2 if isinstance(layer.forward_layer, layers.LSTM) else 1
+    forward = _recurrent(layer.forward_layer, slice(0, count))
+    return [*forward, *_recurrent(layer.backward_layer, slice(count, None))]
+
+
+_table: dict[type, Callable[[Any], list[Reading]]] = {
+    layers.Dense: _dense,
+    layers.EinsumDense: _einsum,
+    layers.TimeDistributed: _time_distributed,
+    **dict.fromkeys((layers.Conv1D, layers.Conv2D, layers.Conv3D), _convolution),
+    **dict.fromkeys((layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose), _transposed),
+    **dict.fromkeys((layers.SeparableConv1D, layers.SeparableConv2D), _separable),
+    **dict.fromkeys((layers.SimpleRNN, layers.GRU, layers.LSTM), _recurrent),
+    layers.Bidirectional: _bidirectional,
+    layers.MultiHeadAttention: _attention,
+    layers.GroupQueryAttention: _attention,
+}
+
+
+def readings(layer: Any) -> list[Reading]:
+    """Returns the readings of a layer: none for one without a kernel, or whose kernel has a form not known here."""
+    make = _table.get(type(layer))
+    return [] if make is None else make(layer)
