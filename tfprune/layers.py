@@ -139,6 +139,8 @@ class MaskedLayerNormalization(Twin):
         x = ops.cast(inputs, backend.result_type(inputs.dtype, "float32"))
         on = _along(on_nodes[0], axis, len(x.shape), x.dtype)
         count = ops.sum(on, axis=axis, keepdims=True)
+        # Where all units are off there is nothing to normalise, and nothing that anyone reads; but no NaN either.
+        count = ops.where(count > 0, count, ops.ones_like(count))
         mean = ops.sum(on * x, axis=axis, keepdims=True) / count
         variance = ops.sum(on * ops.square(x - mean), axis=axis, keepdims=True) / count
         result = (x - mean) * ops.rsqrt(variance + layer.epsilon)
@@ -189,7 +191,7 @@ def entering_states(layer: layers.RNN, sequences: Any, initial_state: Any = None
         mask: as in the layer's call.
 
     Returns:
-        The sequences, shape `(batch, steps, features)`, and the state h as it enters each step, `(batch, steps, units)`.
+        The sequences, `(batch, steps, features)`, and the state h as it enters each step, `(batch, steps, units)`.
     """
     if initial_state is None:
         initial_state = layer.get_initial_state(batch_size=ops.shape(sequences)[0])
@@ -230,7 +232,6 @@ class MaskedBidirectional(Twin):
 
     def call(self, sequences, initial_state=None, mask=None, training=False, on_nodes=None, sequences_mask=None):
         layer = self.layer
-        mask = _mask_of(mask, sequences_mask, initial_state)
         mask = _mask_of(mask, sequences_mask, initial_state)
         half = None if initial_state is None else len(initial_state) // 2
         results = []

@@ -27,15 +27,7 @@ def sample_loss(model: keras.Model, loss: Any = None) -> SampleLoss:
     Raises:
         ValueError: if no loss is given and the model is not compiled, or losses and outputs do not match.
     """
-    weights = None
-    if loss is None:
-        if not getattr(model, "compiled", False) or model.loss is None:
-            raise ValueError(
-                f"loss: model {model.name!r} is not compiled with a loss and none was given. Pass loss=..., for example "
-                "loss='sparse_categorical_crossentropy', or compile the model with one."
-            )
-        loss = model.loss
-        weights = model._compile_config.config.get("loss_weights") if model._compile_config is not None else None
+    loss, weights = _given_or_compiled(model, loss)
     names = _output_names(functional(model))
     losses = _per_output(loss, names, "loss")
     factors = [1.0] * len(names) if weights is None else _per_output(weights, names, "loss_weights")
@@ -54,6 +46,31 @@ def sample_loss(model: keras.Model, loss: Any = None) -> SampleLoss:
         return sum(parts[1:], parts[0])
 
     return total
+
+
+def _given_or_compiled(model: keras.Model, loss: Any) -> tuple[Any, Any]:
+    """Returns the loss and the weights of the outputs' losses."""
+    if loss is not None:
+        return loss, None
+    if not getattr(model, "compiled", False) or model.loss is None:
+        raise ValueError(
+            f"loss: model {model.name!r} is not compiled with a loss and none was given. Pass loss=..., for example "
+            "loss='sparse_categorical_crossentropy', or compile the model with one."
+        )
+    config = model._compile_config
+    return model.loss, None if config is None else config.config.get("loss_weights")
+
+
+def describe_loss(model: keras.Model, loss: Any = None) -> str:
+    """Returns a text that is the same for equal losses, also in another process; arguments as for `sample_loss`."""
+
+    def describe(part: Any) -> str:
+        if isinstance(part, keras.losses.Loss):
+            return f"{type(part).__name__} {part.get_config()}"
+        return f"{part.__module__}.{part.__qualname__}" if callable(part) else repr(part)
+
+    loss, weights = _given_or_compiled(model, loss)
+    return f"{keras.tree.map_structure(describe, loss)} {weights}"
 
 
 def _output_names(graph: keras.Model) -> list[str]:
@@ -96,8 +113,8 @@ def _one_output(loss: Any) -> SampleLoss:
         values = function(targets, outputs)
         if len(values.shape) == 0:
             raise ValueError(
-                f"loss: {name!r} returns one number for a whole batch, so the loss of a sample cannot be told. Return one "
-                "value per sample, shape (batch,), and leave the mean to Keras (a Loss does so with its reduction)."
+                f"loss: {name!r} returns one number for a whole batch, so the loss of a sample cannot be told. Return "
+                "one value per sample, shape (batch,), and leave the mean to Keras (a Loss does so with its reduction)."
             )
         return ops.mean(ops.reshape(values, (ops.shape(values)[0], -1)), axis=1)
 

@@ -74,9 +74,11 @@ def run(
     graph = functional(model)
     values = {id(reference): value for reference, value in zip(graph.inputs, inputs, strict=True)}
     for node in nodes_of(model):
-        args, kwargs = substituted(
-            node, lambda leaf: values[id(leaf)] if enter is None else enter(node, leaf, values[id(leaf)])
-        )
+
+        def entering(leaf: Any, node: Any = node) -> Any:
+            return values[id(leaf)] if enter is None else enter(node, leaf, values[id(leaf)])
+
+        args, kwargs = substituted(node, entering)
         outputs = call(node, args, kwargs)
         values.update({id(reference): value for reference, value in zip(node.outputs, outputs, strict=True)})
     return [values[id(reference)] for reference in graph.outputs]

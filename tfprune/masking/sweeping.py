@@ -7,9 +7,10 @@ import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfprune.data import as_batches
+from tfprune.data import Batch, as_batches
 from tfprune.files import atomic_write, check_writable_folder
 from tfprune.graph import unit_groups
 from tfprune.masking.build import ON_NODES, on_nodes_input, with_on_nodes
 from tfprune.masking.split import SplitModel
-from tfprune.objectives import sample_loss
+from tfprune.objectives import describe_loss, sample_loss
 from tfprune.units import LayerValues, check_like
 
 _MOST_POINTS_AT_ONCE = 1024
@@ -98,7 +99,8 @@ def sweep(
         check_writable_folder(Path(save_to).parent)
     runner = _runner(model, per_sample, loss, gradients, layers, replacement)
     batches = as_batches(data, runner.inputs, batch_size=runner.points_at_once, targets="required")
-    state = _State.start(rows, gradients, runner.weights, save_to)
+    what = repr((rows.shape, gradients, sizes, describe_loss(model, loss)))
+    state = _State.start(rows, gradients, what, runner.weights, save_to)
     return _run(runner, batches, rows, state, progress)
 
 
@@ -121,8 +123,8 @@ def _checked_masks(masks: Any, sizes: dict[str, int]) -> np.ndarray:
         raise TypeError(f"masks: expected bool or numbers, received dtype {rows.dtype}.")
     if rows.ndim != 2 or rows.shape[1] != num_units or not len(rows):
         raise ValueError(
-            f"masks: expected shape (num_masks, {num_units}), one column per unit of {', '.join(sizes)} and at least one "
-            f"mask; received {rows.shape}. A single mask is masks[None]."
+            f"masks: expected shape (num_masks, {num_units}), one column per unit of {', '.join(sizes)} and at least "
+            f"one mask; received {rows.shape}. A single mask is masks[None]."
         )
     rows = rows.astype("float32")
     if not np.isfinite(rows).all():
@@ -160,7 +162,9 @@ class _Runner:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(masks)
             losses = self._losses(boundary, targets, weights, masks)
-        return losses, tape.gradient(losses, masks) if self._gradients else losses
+        if not self._gradients:
+            return losses, losses
+        return losses, tape.gradient(losses, masks, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     def _losses(self, boundary: list[Any], targets: Any, weights: Any, masks: Any) -> Any:
         num_masks = tf.shape(masks)[0]
@@ -169,6 +173,7 @@ class _Runner:
             lambda own: tf.tile(own, tf.concat([[num_masks], tf.ones(tf.rank(own) - 1, tf.int32)], axis=0)), targets
         )
         losses = tf.reshape(self._per_sample(targets, outputs), [num_masks, -1])
+        losses = losses if losses.dtype == tf.float64 else tf.cast(losses, tf.float32)
         if weights is not None:
             losses *= tf.cast(weights, losses.dtype)[None]
         return tf.reduce_sum(losses, axis=1)
@@ -178,16 +183,14 @@ _runners: OrderedDict[tuple, tuple[_Runner, tuple]] = OrderedDict()
 
 
 def _runner(model: keras.Model, per_sample: Callable, loss: Any, gradients: bool, layers: Any, replacement: Any) -> Any:
-    """Returns the compiled steps, those of an earlier sweep of the same kind if there are any: tracing takes longer than
-    many a sweep.
-    """
+    """Returns the compiled steps: those of an earlier sweep of the same kind, if any, as tracing takes long."""
     layers = layers if layers is None or isinstance(layers, str) else tuple(layers)
-    loss = getattr(model, "loss", None) if loss is None else loss
-    key = (id(model), loss if isinstance(loss, str) else id(loss), gradients, layers, replacement)
+    own = getattr(model, "loss", None) if loss is None else loss
+    key = (id(model), id(own), describe_loss(model, loss), gradients, layers, replacement)
     if key not in _runners:
         masked = model if on_nodes_input(model) is not None else with_on_nodes(model, layers, replacement)
         # Model and loss are kept with the runner so that their ids are not given to others.
-        _runners[key] = (_Runner(masked, per_sample, gradients), (model, loss))
+        _runners[key] = (_Runner(masked, per_sample, gradients), (model, own))
         if len(_runners) > _MOST_RUNNERS:
             _runners.popitem(last=False)
     _runners.move_to_end(key)
@@ -205,11 +208,12 @@ class _State:
     num_points: int = 0
     batches_done: int = 0
     masks_done: int = 0
+    data: str = ""
 
     @classmethod
-    def start(cls, rows: np.ndarray, gradients: bool, weights: list[Any], path: Any) -> _State:
+    def start(cls, rows: np.ndarray, gradients: bool, what: str, weights: list[Any], path: Any) -> _State:
         digest = hashlib.sha256(rows.tobytes())
-        digest.update(repr((rows.shape, gradients)).encode())
+        digest.update(what.encode())
         for variable in weights if path is not None else ():
             digest.update(keras.ops.convert_to_numpy(variable).tobytes())
         sums = np.zeros(len(rows)), np.zeros(rows.shape) if gradients else None
@@ -227,22 +231,36 @@ class _State:
             raise ValueError(f"save_to: {self.path} is not the state of a sweep; give another file.") from error
         if fingerprint != self.fingerprint:
             raise ValueError(
-                f"save_to: {self.path} holds another sweep (other masks, weights or options). Delete it, or give another "
-                "file."
+                f"save_to: {self.path} holds another sweep (other masks, weights, loss or options). Delete it, or give "
+                "another file."
             )
         self.losses = saved["losses"]
         self.gradients = saved["gradients"] if self.gradients is not None else None
         self.num_points, self.batches_done, self.masks_done = (int(number) for number in saved["progress"])
+        self.data = str(saved["data"])
 
     def save(self) -> None:
         if self.path is None:
             return
-        arrays = {"losses": self.losses, "fingerprint": np.array(self.fingerprint)}
+        arrays = {"losses": self.losses, "fingerprint": np.array(self.fingerprint), "data": np.array(self.data)}
         if self.gradients is not None:
             arrays["gradients"] = self.gradients
         progress = np.array([self.num_points, self.batches_done, self.masks_done])
         with atomic_write(self.path) as temporary, open(temporary, "wb") as file:
             np.savez(file, progress=progress, **arrays)
+
+    @property
+    def batches_begun(self) -> int:
+        """How many batches `data` is the digest of."""
+        return self.batches_done + (self.masks_done > 0)
+
+    def refuse_other_data(self, data: str) -> None:
+        """Raises ValueError if the batches so far, of digest `data`, are not those that the state is of."""
+        if data != self.data:
+            raise ValueError(
+                f"save_to: {self.path} holds a sweep over other data. Delete it, or give another file. (Data that come "
+                "in another order at every pass cannot be resumed.)"
+            )
 
     def add(self, start: int, losses: np.ndarray, gradients: np.ndarray) -> None:
         stop = start + len(losses)
@@ -255,21 +273,49 @@ class _State:
 def _run(runner: _Runner, batches: Any, rows: np.ndarray, state: _State, progress: bool) -> Sweep:
     total = None if batches.num_samples is None else batches.num_samples * len(rows)
     done = state.num_points * len(rows)
+    data, number = "", -1
     saved_at = time.monotonic()
     with tqdm(total=total, initial=done, unit="point", unit_scale=True, desc="sweep", disable=not progress) as bar:
         try:
-            for number, batch in enumerate(batches):
+            for number, batch in enumerate(_pieces(batches, runner.points_at_once)):
+                data = data if state.path is None else _digest(data, batch)
+                if number + 1 == state.batches_begun:
+                    state.refuse_other_data(data)
                 if number < state.batches_done:
                     continue
+                state.data = data
                 saved_at = _one_batch(runner, batch, rows, state, bar, saved_at)
         except BaseException:
             # Whatever stops the sweep, what is done is kept; a failing disk must not hide the first error.
             with suppress(OSError):
                 state.save()
             raise
+    if number + 1 < state.batches_begun:
+        state.refuse_other_data(data)
     state.save()
     gradients = None if state.gradients is None else state.gradients / state.num_points
     return Sweep(state.losses / state.num_points, gradients, state.num_points)
+
+
+def _pieces(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
+    """Yields the batches in pieces of at most `most` points: those of a dataset may be too large."""
+    for batch in batches:
+        num_points = len(batch.inputs[0])
+        for start in range(0, num_points, most):
+            rows = slice(start, start + most)
+            yield batch if num_points <= most else Batch(*tf.nest.map_structure(partial(_rows_of, rows), tuple(batch)))
+
+
+def _rows_of(rows: slice, array: Any) -> Any:
+    return None if array is None else array[rows]
+
+
+def _digest(before: str, batch: Batch) -> str:
+    """Returns a digest of a batch and of those before it, whose digest is `before`."""
+    digest = hashlib.sha256(before.encode())
+    for array in tf.nest.flatten(tuple(batch)):
+        digest.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _one_batch(runner: _Runner, batch: Any, rows: np.ndarray, state: _State, bar: tqdm, saved_at: float) -> float:
