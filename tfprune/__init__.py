@@ -2,9 +2,12 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from tfprune import datasets, graph, layers, saliency, statistics
+from tfprune import datasets, experiments, export, graph, layers, plots, repair, saliency, statistics
+from tfprune.export import compare
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.masking import sweep, with_on_nodes
+from tfprune.select import keep_above, keep_budget, keep_random, keep_top
+from tfprune.surgery import remove, remove_dead
 from tfprune.units import LayerValues
 
 try:
@@ -15,12 +18,23 @@ except PackageNotFoundError:  # A source tree that was never installed has no me
 __all__ = [
     "LayerValues",
     "UnitGraph",
+    "compare",
     "datasets",
+    "experiments",
+    "export",
     "graph",
+    "keep_above",
+    "keep_budget",
+    "keep_random",
+    "keep_top",
     "layers",
+    "plots",
+    "remove",
+    "remove_dead",
+    "repair",
+    "saliency",
+    "statistics",
     "sweep",
     "unit_groups",
     "with_on_nodes",
-    "saliency",
-    "statistics",
 ]

@@ -121,7 +121,9 @@ class _Direction:
             for part, piece in zip(parts, np.split(fitted, [len(self._start[parts[0]])])[: len(parts)], strict=True):
                 weights[part][:, block.columns] = piece
             if bias is not None:
-                row = bias if self._kernels[parts[0]].new.bias_row is None else bias[self._kernels[parts[0]].new.bias_row]
+                row = (
+                    bias if self._kernels[parts[0]].new.bias_row is None else bias[self._kernels[parts[0]].new.bias_row]
+                )
                 row[block.columns] += constant
         for kernel, own in zip(self._kernels, weights, strict=True):
             kernel.new.set_kernel(own[None])

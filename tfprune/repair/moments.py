@@ -100,7 +100,9 @@ class _Ridge:
 
     def error_of(self, weights: np.ndarray, intercept: np.ndarray) -> float:
         """Mean squared error, summed over the targets, that a fit from elsewhere makes on these rows."""
-        spread = self.variance_z - 2 * np.sum(weights * self.cross, 0) + np.sum(weights * (self.covariance @ weights), 0)
+        spread = (
+            self.variance_z - 2 * np.sum(weights * self.cross, 0) + np.sum(weights * (self.covariance @ weights), 0)
+        )
         offset = self.mean_z - intercept - self.mean_x @ weights
         return float(np.sum(spread + offset**2))
 

@@ -40,6 +40,8 @@ class Reading:
         rows_last: True for a kernel whose rows are its last axis (a transposed convolution).
         padding_share: share of the taps that fall on padding.
         bias_row: for a bias with one row per kernel, which one.
+        own_state: True for a recurrent kernel. What it reads depends on itself, so a guess is always learned from the
+            states of the original: from its own it would run away.
         refusal: why the mean of a unit cannot be folded into the bias, or None.
     """
 
@@ -53,6 +55,7 @@ class Reading:
     rows_last: bool = False
     padding_share: float = 0.0
     bias_row: int | None = None
+    own_state: bool = False
     refusal: str | None = None
 
     @property
@@ -178,9 +181,7 @@ def _padding_share(layer: Any) -> float:
     if layer.padding != "same" or None in spatial:
         return 0.0
     inside = 1.0
-    for length, size, stride, rate in zip(
-        spatial, layer.kernel_size, layer.strides, layer.dilation_rate, strict=True
-    ):
+    for length, size, stride, rate in zip(spatial, layer.kernel_size, layer.strides, layer.dilation_rate, strict=True):
         num_outputs = -(-length // stride)
         before = max((num_outputs - 1) * stride + (size - 1) * rate + 1 - length, 0) // 2
         places = np.arange(num_outputs)[:, None] * stride + np.arange(size)[None] * rate - before
@@ -248,7 +249,9 @@ def _recurrent(layer: Any, state_part: slice | None = None) -> list[Reading]:
         return entering_states(layer, sequences, state, mask)
 
     return [
-        Reading(cell, cell.kernel, 0, lambda a: read(a)[0], _last, regressors=_last, bias_row=0 if two_biases else None),
+        Reading(
+            cell, cell.kernel, 0, lambda a: read(a)[0], _last, regressors=_last, bias_row=0 if two_biases else None
+        ),
         Reading(
             cell,
             cell.recurrent_kernel,
@@ -257,6 +260,7 @@ def _recurrent(layer: Any, state_part: slice | None = None) -> list[Reading]:
             _last,
             regressors=_last,
             bias_row=1 if two_biases else None,
+            own_state=True,
             refusal=refusal,
         ),
     ]

@@ -127,7 +127,9 @@ def merge(pairs: Iterable[Merged]) -> Repair:
                 continue
             partner = places.get((group, pair.kept))
             if partner is None:
-                raise ValueError(f"merge: unit {pair.kept} of {group!r} should stand in for {pair.removed}, but is off.")
+                raise ValueError(
+                    f"merge: unit {pair.kept} of {group!r} should stand in for {pair.removed}, but is off."
+                )
             matrix[rank[partner], unit] = pair.factor
             offset[unit] = pair.offset
         return matrix, offset

@@ -11,7 +11,7 @@ import numpy as np
 from tfprune.data import as_batches
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.masking import refuse_masked
-from tfprune.repair import find_repair
+from tfprune.repair import Repair, find_repair
 from tfprune.surgery.rebuild import Cut, compile_like
 from tfprune.surgery.repairing import Repairer, needs_bias
 from tfprune.units import LayerValues, check_like
@@ -73,12 +73,18 @@ def remove(
     on = checked_mask(graph, mask)
     if repair.needs_data:
         _check_data(model, data, repair.name)
-    repairs = repair.guess is not None and not on.all()
-    cut = Cut(graph, on, needs_bias(graph, on, repair) if repairs else ())
-    if repairs:
-        Repairer(cut, repair, data, sequential=sequential).run()
+    cut = cut_out(graph, on, repair, data, sequential=sequential)
     compile_like(model, cut, keep_optimizer=keep_optimizer)
     return cut.model
+
+
+def cut_out(graph: UnitGraph, on: np.ndarray, repair: Repair, data: Any, *, sequential: bool = True) -> Cut:
+    """Cuts and repairs, everything checked already; the new model is not compiled."""
+    repairs = repair.guess is not None and not on.all()
+    cut = Cut(graph, on, needs_bias(graph, on) if repairs else ())
+    if repairs:
+        Repairer(cut, repair, data, sequential=sequential).run()
+    return cut
 
 
 def _check_data(model: keras.Model, data: Any, name: str) -> None:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras import layers
 
 from tfprune.data import as_batches
+from tfprune.graph import UnitGraph
 from tfprune.repair.gates import is_gated, refit_gates
 from tfprune.repair.moments import Moments, fit, row_sums
 from tfprune.repair.readers import MOST_COLUMNS, Reading
@@ -31,11 +32,7 @@ class Kernel:
             for length, own in zip(old.kernel.shape, ids, strict=True)
         ]
         self.rows, self.outputs = old.view_of_rows(flags)
-        columns = [
-            np.full(length, -1) if own is None else cut.graph.columns(own)
-            for length, own in zip(old.kernel.shape, ids, strict=True)
-        ]
-        self.columns = _columns_of_rows(old, columns, len(self.rows))
+        self.columns = rows_of_units(cut.graph, old)
         self.norm = norm
         value = np.asarray(keras.ops.convert_to_numpy(old.kernel), "float64")
         # The original kernel, without the outputs that are gone: (taps, rows, outputs).
@@ -58,17 +55,17 @@ class Kernel:
         bias.assign(value)
 
 
-def _columns_of_rows(reading: Reading, columns: list[np.ndarray], count: int) -> np.ndarray:
-    """Returns the unit behind each row of the kernel's view; of rows on several axes, the first that is a unit's."""
-    shape = [len(own) for own in columns]
+def rows_of_units(graph: UnitGraph, reading: Reading) -> np.ndarray:
+    """Returns the unit behind each row of a kernel's view, -1 for none; of rows on several axes, the first one's."""
+    record = graph.records.weights.get(id(reading.kernel))
+    shape = tuple(reading.kernel.shape)
     result = np.full(shape, -1)
-    for axis, own in enumerate(columns):
-        rows = reading.taps <= axis < reading.taps + reading.row_axes if not reading.rows_last else axis == len(shape) - 1
-        if rows:
-            along = own.reshape([-1 if k == axis else 1 for k in range(len(shape))])
-            result = np.where((result < 0) & (along >= 0), along, result)
-    view = reading.view(result)
-    return view[0, :, 0] if view.size else np.full(count, -1)
+    for axis, ids in enumerate(record.axes if record is not None else ()):
+        first = len(shape) - 1 if reading.rows_last else reading.taps
+        if ids is not None and first <= axis < first + reading.row_axes:
+            along = graph.columns(ids).reshape([-1 if k == axis else 1 for k in range(len(shape))])
+            result = np.where(result < 0, along, result)
+    return reading.view(result)[0, :, 0]
 
 
 class Repairer:
@@ -112,7 +109,9 @@ class Repairer:
         addition = self._followers.addition(site, done) if self._repair.refits and self._sequential else None
         for number, kernel in enumerate(kernels):
             if not kernel.rows.all() and kernel.old.refusal is not None and not self._repair.refits:
-                raise ValueError(f"repair: {self._repair.name!r} cannot be used on {site.name!r}: {kernel.old.refusal}.")
+                raise ValueError(
+                    f"repair: {self._repair.name!r} cannot be used on {site.name!r}: {kernel.old.refusal}."
+                )
             width = kernel.original.shape[0] * int(kernel.rows.sum())
             if self._repair.refits and kernel.old.regressors is not None and width <= MOST_COLUMNS:
                 self._refit(site, kernel, addition)
@@ -138,7 +137,7 @@ class Repairer:
 
     def _left(self, kernel: Kernel, old: Any, new: Any, rows: Callable) -> Any:
         """Returns rows of what is left: of the cut model, or of the original's kept units."""
-        if self._sequential:
+        if self._sequential and not kernel.old.own_state:
             return (kernel.new.regressors if rows is kernel.old.regressors else kernel.new.channels)(new)
         left = rows(old)
         taps = left.shape[-1] // len(kernel.rows)
@@ -207,7 +206,8 @@ class Repairer:
         def sums(old: dict, new: dict, extra: Any) -> list[Any]:
             x, z = rows(old, new, extra)
             # Neighbouring rows belong to one sample, so the halves are taken in blocks of a sample's rows.
-            per_sample = tf.shape(x)[0] // tf.shape(next(iter(keras.tree.flatten(old))))[0]
+            num_samples = tf.shape(keras.tree.flatten(_tensors(old))[0])[0]
+            per_sample = tf.shape(x)[0] // num_samples
             even = (tf.range(tf.shape(x)[0]) // tf.maximum(per_sample, 1)) % 2 == 0
             return [row_sums(x[even], z[even]), row_sums(x[~even], z[~even])]
 
@@ -272,9 +272,9 @@ def _checked_guess(guess: Any, channels: Channels, name: str) -> tuple[np.ndarra
     return matrix, constant
 
 
-def needs_bias(cut_graph: Any, on: np.ndarray, repair: Repair) -> set[int]:
+def needs_bias(graph: UnitGraph, on: np.ndarray) -> set[int]:
     """Returns the `id`s of the layers that must get a bias, because a constant has nowhere else to go."""
-    probe = Cut(cut_graph, on)
+    probe = Cut(graph, on)
     followers = Followers(probe)
     result = set()
     for site in find_sites(probe):
