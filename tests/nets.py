@@ -166,7 +166,7 @@ def hidden_softmax_layer():
 def lambda_wall():
     x = keras.Input((4,), name="x")
     h = Dense(5, "sigmoid", name="first")(x)
-    h = layers.Lambda(lambda tensor: ops.flip(tensor, axis=1), output_shape=(5,), name="lambda")(h)
+    h = layers.Lambda(lambda tensor: tensor[:, ::-1], output_shape=(5,), name="lambda")(h)
     h = Dense(4, "elu", name="last")(h)
     return x, Dense(2, name="out")(h)
 
@@ -509,6 +509,15 @@ def attention_cross():
 
 
 @net
+def attention_masked():
+    """The mask of missing entries must reach the attention; heads are gated."""
+    x = keras.Input((5,), dtype="int32", name="x")
+    h = layers.Embedding(VOCABULARY, 6, mask_zero=True, name="embedding")(x)
+    h = layers.MultiHeadAttention(3, 2, use_gate=True, name="heads")(h, h)
+    return x, Dense(2, name="out")(layers.GlobalAveragePooling1D(name="mean")(h))
+
+
+@net
 def attention_grouped():
     x = keras.Input((4, 3), name="x")
     h = Dense(6, "sigmoid", name="first")(x)
@@ -676,12 +685,13 @@ def shuffle():
 def mixer():
     """Dense layers over channels and, permuted, over positions: one tensor with two axes of units."""
     x = keras.Input((4, 3), name="x")
-    h = Dense(6, "sigmoid", name="channels")(x)
+    stream = Dense(6, "sigmoid", name="channels")(x)
+    h = layers.LayerNormalization(name="norm")(stream)
     h = layers.Permute((2, 1), name="turn")(h)
-    h = Dense(5, "softplus", name="positions")(h)
-    h = layers.BatchNormalization(axis=1, name="norm")(layers.Dropout(0.1, name="dropout")(h))
-    back = layers.Permute((2, 1), name="back")(h)
-    return x, Dense(2, name="out")(Dense(4, "relu", name="last")(back))
+    h = Dense(5, "gelu", name="positions")(h)
+    h = Dense(4, name="back_to_positions")(layers.Dropout(0.1, name="dropout")(h))
+    h = layers.Add(name="add")([stream, layers.Permute((2, 1), name="back")(h)])
+    return x, Dense(2, name="out")(Dense(4, "elu", name="last")(h))
 
 
 @net
@@ -794,6 +804,15 @@ def ops_reductions():
     summed = ops.sum(Dense(5, "sigmoid", name="summed")(x), axis=-1, keepdims=True)
     averaged = ops.mean(Dense(5, "sigmoid", name="averaged")(x), axis=-1, keepdims=True)
     return x, Dense(2, name="out")(ops.concatenate([summed, averaged], axis=-1))
+
+
+@net
+def time_distributed_reshape():
+    x = keras.Input((3, 4), name="x")
+    h = layers.TimeDistributed(layers.Reshape((2, 3)), name="apart")(Dense(6, "sigmoid", name="first")(x))
+    h = layers.TimeDistributed(layers.PReLU(shared_axes=[1]), name="prelu")(h)
+    h = layers.TimeDistributed(layers.Flatten(), name="together")(h)
+    return x, Dense(2, name="out")(h)
 
 
 # Several inputs and outputs, sharing, nesting -------------------------------------------------------------------------
