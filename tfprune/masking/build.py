@@ -194,7 +194,7 @@ class _Place:
             return self._on_nodes
         key = tuple(columns.tolist())
         if key not in self._rows:
-            self._rows[key] = TakeUnits(columns, dtype="float32")(self._on_nodes)
+            self._rows[key] = TakeUnits(columns, dtype=self._on_nodes.dtype)(self._on_nodes)
         return self._rows[key]
 
     def call(self, node: Any, args: tuple, kwargs: dict) -> list[Any]:
