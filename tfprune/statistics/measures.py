@@ -182,6 +182,47 @@ def exit_statistics(model: keras.Model, data: Any, exits: Sequence[Exit] | None 
     return ExitStatistics(tuple(moments), skipped, named)
 
 
+def exit_means(model: keras.Model, data: Any, *, layers: Iterable[str] | str | None = None) -> LayerValues:
+    """Measures the mean of each unit where kernels read it: what `with_on_nodes` takes as `replacement`.
+
+    The mean over all exits of the unit that show in a tensor, each counting once; units that no kernel reads have the
+    mean at their home, and heads of attention, which show in no tensor, have zero.
+
+    Args:
+        model: a Sequential or functional model.
+        data: whatever `model.fit` takes; targets and sample weights are not looked at.
+        layers: names of groups or layers; None takes all units that can be removed.
+
+    Returns:
+        One mean per unit, `(units,)` by group name.
+
+    Raises:
+        TypeError: if `model` is no Keras model, or `data` of no kind that can be read.
+        ValueError: if model, names or data do not fit.
+
+    Example:
+        >>> net = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, name="hidden"), keras.layers.Dense(1)])
+        >>> net.layers[0].set_weights([np.array([[2.0]]), np.array([1.0])])
+        >>> exit_means(net, np.array([[0.0], [1.0]]))["hidden"]
+        array([2.])
+    """
+    graph = unit_groups(model)
+    names = graph.choose(layers)
+    exits = [exit for exit in graph.records.exits if exit.kernel and exit.tensor is not None]
+    statistics = exit_statistics(model, data, exits)
+    total, count = np.zeros(graph.num_units), np.zeros(graph.num_units)
+    for exit in exits:
+        columns = graph.columns(exit.ids)
+        means = statistics[exit].mean[statistics.channels(exit)]
+        np.add.at(total, columns[columns >= 0], means[columns >= 0])
+        np.add.at(count, columns[columns >= 0], 1)
+    means = {name: (total / np.maximum(count, 1))[graph[name].start :][: graph[name].size] for name in names}
+    unread = [name for name in names if not count[graph[name].start :][: graph[name].size].all()]
+    if unread:
+        means |= unit_statistics(model, data, layers=unread).mean
+    return LayerValues(means)
+
+
 def _exit_key(exit: Exit) -> tuple[int, int, int, int]:
     return id(exit.node), id(exit.operation), id(exit.tensor), exit.axis
 
