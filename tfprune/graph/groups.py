@@ -120,7 +120,8 @@ class UnitGraph(Mapping[str, Group]):
     def kept(self, ids: np.ndarray, on: np.ndarray) -> np.ndarray:
         """Returns for each of `ids` whether it stays when the units `on`, shape `(num_units,)` of bool, stay."""
         columns = self.columns(ids)
-        return (columns < 0) | on[columns]
+        # The entry behind the last one answers for the -1 of a position without a unit.
+        return np.append(on, True)[columns]
 
     def choose(self, layers: Iterable[str] | str | None) -> tuple[str, ...]:
         """Returns the names of the groups that `layers` means, in the order of the graph.

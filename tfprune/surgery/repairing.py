@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -16,8 +16,12 @@ from tfprune.repair.gates import is_gated, refit_gates
 from tfprune.repair.moments import Moments, fit, row_sums
 from tfprune.repair.readers import MOST_COLUMNS, Reading
 from tfprune.repair.rules import Channels, Repair
+from tfprune.surgery.activations import Activations, Program
 from tfprune.surgery.rebuild import Cut
-from tfprune.surgery.sites import Addition, Followers, Site, batch_size_for, capture, find_sites
+from tfprune.surgery.sites import Addition, Followers, Site, batch_size_for, find_sites
+
+_MOST_BYTES = 2**30
+_MOST_ROWS = 128
 
 
 class Kernel:
@@ -85,11 +89,14 @@ class Repairer:
         self._data = data
         self._sequential = sequential
         self._followers = Followers(cut)
+        self._later: tuple[set, set] = (set(), set())
 
     def run(self) -> None:
         """Repairs every site that the cut has changed anything for."""
         sites = find_sites(self._cut)
         self._followers.watch(sites)
+        if self._repair.needs_data:
+            self._open(sites)
         done: set[Site] = set()
         changed: set[Site] = set()
         for site in sites:
@@ -98,16 +105,36 @@ class Repairer:
             kernels = [Kernel(self._cut, old, new, new_norm) for old, new in site.kernels]
             lost = any(not kernel.rows.all() for kernel in kernels)
             if lost or (self._repair.refits and self._sequential and site.before & changed):
+                self._plan(sites, done | {site})
                 self._site(site, kernels, done)
                 changed.add(site)
             done.add(site)
 
+    def _open(self, sites: list[Site]) -> None:
+        """Makes ready what runs the data through both models."""
+        size = min((batch_size_for(site) for site in sites), default=1)
+        batches = as_batches(self._data, self._cut.graph.model, batch_size=size, targets="ignore")
+        self._old = Activations(Program(self._cut.graph.model), batches, _MOST_BYTES)
+        self._new = Activations(Program(self._cut.model), batches, _MOST_BYTES)
+
+    def _plan(self, sites: list[Site], done: set[Site]) -> None:
+        """Notes which tensors the sites that are still to come will ask for."""
+        if self._repair.needs_data:
+            rest = [site for site in sites if site not in done]
+            self._later = tuple(
+                {key for site in rest for call in program.calls_of(nodes(site)) for key in call.reads.values()}
+                for program, nodes in (
+                    (self._old.program, lambda site: site.old_nodes),
+                    (self._new.program, lambda site: site.new_nodes),
+                )
+            )
+
     def _site(self, site: Site, kernels: list[Kernel], done: set[Site]) -> None:
         if self._repair.refits and is_gated(site.old):
-            refit_gates(kernels, self._stream(site, lambda old, new, *_: (_tensors(old), _tensors(new))))
+            refit_gates(kernels, lambda: ((_tensors(old), _tensors(new)) for old, new, _ in self._stream(site)))
             return
         addition = self._followers.addition(site, done) if self._repair.refits and self._sequential else None
-        for number, kernel in enumerate(kernels):
+        for kernel in kernels:
             if not kernel.rows.all() and kernel.old.refusal is not None and not self._repair.refits:
                 raise ValueError(
                     f"repair: {self._repair.name!r} cannot be used on {site.name!r}: {kernel.old.refusal}."
@@ -179,43 +206,52 @@ class Repairer:
                 groups[unit] = name
         return Channels(site.name, tuple(groups), places, kept, halves)
 
-    def _stream(self, site: Site, build: Callable, addition: Addition | None = None) -> Callable:
-        """Returns a function that runs the data up to the site and yields what `build` makes of each call."""
+    def _stream(self, site: Site, addition: Addition | None = None) -> Iterator[tuple[dict, dict, Any]]:
+        """Yields for every batch and call of the site the arguments, `(old, new)`, and what an addition asks for."""
         others = [] if addition is None else addition.others
-        old = capture(self._cut.graph.model, site.old_nodes, [node for node, _ in others])
-        new = capture(self._cut.model, site.new_nodes, [node for _, node in others])
-
-        def collect(inputs: list[Any]) -> list[Any]:
-            old_calls, old_outputs = old(inputs)
-            new_calls, new_outputs = new(inputs)
-            extra = _compensation(addition, old_outputs, new_outputs, self._cut) if addition is not None else None
-            return [build(one, other, extra) for one, other in zip(old_calls, new_calls, strict=True)]
-
-        compiled = tf.function(collect, reduce_retracing=True)
-
-        def stream() -> Any:
-            size = batch_size_for(site)
-            for batch in as_batches(self._data, self._cut.graph.model, batch_size=size, targets="ignore"):
-                yield from compiled([tf.convert_to_tensor(x) for x in batch.inputs])
-
-        return stream
+        sides = []
+        for side, nodes, activations in (
+            (0, site.old_nodes, self._old),
+            (1, site.new_nodes, self._new),
+        ):
+            program = activations.program
+            calls, makers = program.calls_of(nodes), program.calls_of(pair[side] for pair in others)
+            wanted = {key for call in calls for key in call.reads.values()}
+            wanted.update(call.writes[0] for call in makers)
+            sides.append((calls, makers, activations.values(wanted, self._later[side])))
+        (old_calls, old_makers, old_values), (new_calls, new_makers, new_values) = sides
+        for old, new in zip(old_values, new_values, strict=True):
+            extra = None
+            if addition is not None:
+                errors = [old[call.writes[0]] for call in old_makers], [new[call.writes[0]] for call in new_makers]
+                extra = _compensation(addition, *errors, self._cut)
+            for one, other in zip(old_calls, new_calls, strict=True):
+                yield one.named_arguments(old), other.named_arguments(new), extra
 
     def _moments(self, site: Site, rows: Callable, shape: tuple, addition: Addition | None) -> tuple[Moments, Moments]:
         """Streams the data once; returns the moments of two halves of the samples."""
-
-        def sums(old: dict, new: dict, extra: Any) -> list[Any]:
-            x, z = rows(old, new, extra)
-            # Neighbouring rows belong to one sample, so the halves are taken in blocks of a sample's rows.
-            num_samples = tf.shape(keras.tree.flatten(_tensors(old))[0])[0]
-            per_sample = tf.shape(x)[0] // num_samples
-            even = (tf.range(tf.shape(x)[0]) // tf.maximum(per_sample, 1)) % 2 == 0
-            return [row_sums(x[even], z[even]), row_sums(x[~even], z[~even])]
-
         halves = Moments.zero(*shape), Moments.zero(*shape)
-        for pair in self._stream(site, sums, addition)():
-            for half, new in zip(halves, pair, strict=True):
-                half.add(new)
+        for old, new, extra in self._stream(site, addition):
+            num_samples = keras.tree.flatten(_tensors(old))[0].shape[0]
+            x, z = rows(old, new, extra)
+            for half, sums in zip(halves, _halved_sums(x, z, num_samples), strict=True):
+                half.add(sums)
         return halves
+
+
+def _halved_sums(x: Any, z: Any, num_samples: int) -> list[tuple]:
+    """Returns the sums over the rows of every other sample, and over those of the rest.
+
+    Of a sample with very many rows some are picked, evenly spread: neighbouring positions say the same.
+    """
+    per_sample = x.shape[0] // num_samples
+    x, z = (tf.reshape(own, [num_samples, per_sample, own.shape[-1]]) for own in (x, z))
+    if per_sample > _MOST_ROWS:
+        picked = tf.random.experimental.stateless_shuffle(tf.range(per_sample), seed=[17, 23])[:_MOST_ROWS]
+        x, z = tf.gather(x, picked, axis=1), tf.gather(z, picked, axis=1)
+    return [
+        row_sums(tf.reshape(x[k::2], [-1, x.shape[-1]]), tf.reshape(z[k::2], [-1, z.shape[-1]])) for k in (0, 1)
+    ]
 
 
 def _tensors(arguments: dict) -> dict:

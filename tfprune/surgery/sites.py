@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfprune.graph.walk import ancestors, call_operation, functional, is_graph, nodes_of, run_flat
+from tfprune.graph.walk import ancestors, functional, is_graph, nodes_of
 from tfprune.repair.readers import Reading, readings
 from tfprune.surgery.rebuild import Cut
 
@@ -72,41 +71,6 @@ def find_sites(cut: Cut) -> list[Site]:
         site.before = {other for other in sites if other is not site and any(id(n) in running for n in other.old_nodes)}
     # What runs before a site has fewer sites before it. A shortcut's projection comes before the longer branch.
     return sorted(sites, key=lambda site: len(site.before))
-
-
-def capture(model: keras.Model, nodes: list[Any], producers: list[Any] = ()) -> Callable[[list[Any]], tuple]:
-    """Returns a function from the model's inputs to what runs into `nodes`, and what comes out of `producers`.
-
-    Args:
-        model: the model.
-        nodes: calls of one layer.
-        producers: nodes whose first output is wanted.
-
-    Returns:
-        A function `inputs -> (calls, outputs)`: the arguments by name for every call, and one tensor per producer.
-    """
-    wanted, producing = {id(node) for node in nodes}, {id(node): k for k, node in enumerate(producers)}
-    only = ancestors(model, wanted | set(producing))
-    last = len(nodes) == 1 and not producers
-
-    def collect(inputs: list[Any]) -> tuple[list[dict], list[Any]]:
-        calls: list[dict] = []
-        outputs: list[Any] = [None] * len(producing)
-
-        def call(node: Any, args: tuple, kwargs: dict) -> list[Any] | None:
-            if id(node) in wanted:
-                calls.append(dict(inspect.signature(node.operation.call).bind(*args, **kwargs).arguments))
-                if last:
-                    return None
-            result = call_operation(node, args, kwargs)
-            if id(node) in producing:
-                outputs[producing[id(node)]] = result[0]
-            return result
-
-        run_flat(model, inputs, call, only=only)
-        return calls, outputs
-
-    return collect
 
 
 @dataclass(frozen=True)
