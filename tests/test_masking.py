@@ -137,6 +137,20 @@ def test_recurrent_net_equals_rows_zeroed_by_hand(name):
     assert relative_difference(masked, outputs_of(model, inputs)) < FLOAT32_TOLERANCE
 
 
+@pytest.mark.parametrize("kind", ["attention", "dot"])
+def test_a_tensor_that_is_read_several_times_is_masked_once(kind):
+    """As query, key and value: a fraction of a unit enters each of them once, not squared."""
+    x = keras.Input((4, 3), name="x")
+    h = layers.Dense(6, "sigmoid", name="first")(x)
+    read = layers.MultiHeadAttention(2, 3, name="heads")(h, h) if kind == "attention" else layers.Dot(2)([h, h])
+    model = randomise(keras.Model(x, layers.Dense(2, name="out")(read)))
+    (data,), half = inputs_for(model), np.linspace(0.2, 1.0, 6, dtype="float32")
+    masked = outputs_of(with_on_nodes(model, "first"), [data], half)
+    rest = keras.Model(h, model.outputs[0])
+    expected = outputs_of(rest, [ops.convert_to_numpy(model.get_layer("first")(data)) * half])
+    assert relative_difference(expected, masked) < FLOAT32_TOLERANCE
+
+
 def test_a_time_mask_that_is_passed_by_hand_is_kept():
     x, missing = keras.Input((5, 3), name="x"), keras.Input((5,), dtype="bool", name="missing")
     h = layers.LSTM(4, name="lstm")(layers.Dense(4, "sigmoid", name="dense")(x), mask=missing)

@@ -66,7 +66,9 @@ def describe_loss(model: keras.Model, loss: Any = None) -> str:
 
     def describe(part: Any) -> str:
         if isinstance(part, keras.losses.Loss):
-            return f"{type(part).__name__} {part.get_config()}"
+            # Some losses of Keras leave their options out of the configuration.
+            options = sorted(getattr(part, "_fn_kwargs", {}).items())
+            return f"{type(part).__name__} {part.get_config()} {options}"
         return f"{part.__module__}.{part.__qualname__}" if callable(part) else repr(part)
 
     loss, weights = _given_or_compiled(model, loss)

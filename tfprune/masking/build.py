@@ -162,10 +162,13 @@ class _Place:
         self._names: dict[str, int] = {}
 
     def enter(self, node: Any, tensor: Any, value: Any) -> Any:
-        """Puts the masks of the node's exits on a tensor that it reads; all readers of a tensor share them."""
-        for exit in self._builder.exits_of(node):
-            if exit.tensor is tensor:
-                value = self._mask(exit, value)
+        """Puts the masks of the node's exits on a tensor that it reads; all readers of a tensor share them.
+
+        A node may read one tensor several times (as query, key and value, say): each time it is masked once.
+        """
+        exits = {exit.axis: exit for exit in self._builder.exits_of(node) if exit.tensor is tensor}
+        for exit in exits.values():
+            value = self._mask(exit, value)
         return value
 
     def _mask(self, exit: Any, value: Any) -> Any:

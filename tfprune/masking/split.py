@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
+from keras.src import backend
 
 from tfprune.graph.walk import call_operation, functional, nodes_of, substituted
 from tfprune.layers import MeanReplacement
@@ -77,20 +78,26 @@ class SplitModel:
         """Whether everything behind the first mask has one axis besides the batch: there XLA pays on the CPU."""
         return all(len(tensor.shape) <= 2 for node in self._after for tensor in node.outputs)
 
-    def before(self, inputs: list[Any]) -> list[Any]:
-        """Returns what the part behind the first mask reads, for some points; inputs without `on_nodes`."""
+    def before(self, inputs: list[Any]) -> tuple[list[Any], list[Any]]:
+        """Returns what the part behind the first mask reads, for some points; inputs without `on_nodes`.
+
+        The second list holds the time masks that Keras has put on the tensors, or None; they do not leave a
+        `tf.function` by themselves.
+        """
         references = [tensor for k, tensor in enumerate(self._graph.inputs) if k != self._position]
         values = {id(reference): _PerPoint(value) for reference, value in zip(references, inputs, strict=True)}
         for node in self._before:
             self._call_alike(node, values, _PerPoint)
-        return [values[id(tensor)].tensor for tensor in self.boundary]
+        tensors = [values[id(tensor)].tensor for tensor in self.boundary]
+        return tensors, [backend.get_keras_mask(tensor) for tensor in tensors]
 
-    def after(self, boundary: list[Any], masks: Any) -> list[Any]:
+    def after(self, boundary: tuple[list[Any], list[Any]], masks: Any) -> list[Any]:
         """Returns the model's outputs, shape `(masks * points, ...)`, mask by mask, for masks `(masks, num_units)`."""
-        num_points, num_masks = tf.shape(boundary[0])[0], tf.shape(masks)[0]
-        values: dict[int, Any] = {
-            id(reference): _PerPoint(value) for reference, value in zip(self.boundary, boundary, strict=True)
-        }
+        tensors, keras_masks = boundary
+        num_points, num_masks = tf.shape(tensors[0])[0], tf.shape(masks)[0]
+        values: dict[int, Any] = {}
+        for reference, tensor, keras_mask in zip(self.boundary, tensors, keras_masks, strict=True):
+            values[id(reference)] = _PerPoint(_with_mask(tensor, keras_mask))
         values[id(self._graph.inputs[self._position])] = _PerMask(masks)
         for node in self._masks_only:
             self._call_alike(node, values, _PerMask)
@@ -128,10 +135,17 @@ class _Spread:
 
     def __call__(self, value: Any) -> Any:
         if isinstance(value, _PerPoint):
-            return tf.tile(value.tensor, [self._num_masks] + [1] * (len(value.tensor.shape) - 1))
+            return self._with_mask_of(value.tensor, self._tiled(value.tensor))
         if isinstance(value, _PerMask):
             return tf.repeat(value.tensor, self._num_points, axis=0)
-        return self._multiplied(value) if isinstance(value, _Masked) else value
+        return self._with_mask_of(value.h, self._multiplied(value)) if isinstance(value, _Masked) else value
+
+    def _tiled(self, tensor: Any) -> Any:
+        return tf.tile(tensor, [self._num_masks] + [1] * (len(tensor.shape) - 1))
+
+    def _with_mask_of(self, tensor: Any, result: Any) -> Any:
+        keras_mask = backend.get_keras_mask(tensor)
+        return _with_mask(result, None if keras_mask is None else self._tiled(keras_mask))
 
     def _multiplied(self, masked: _Masked) -> Any:
         rank = len(masked.h.shape)
@@ -156,6 +170,13 @@ class _Spread:
         if layer.bias is not None:
             result += tf.cast(layer.bias.value, dtype)
         return layer.activation(result) if layer.activation is not None else result
+
+
+def _with_mask(tensor: Any, keras_mask: Any) -> Any:
+    """Puts a time mask of Keras on a tensor, as layers do; None leaves it as it is."""
+    if keras_mask is not None:
+        backend.set_keras_mask(tensor, keras_mask)
+    return tensor
 
 
 def _num_floats(nodes: list[Any]) -> int:

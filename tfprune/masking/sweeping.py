@@ -157,7 +157,7 @@ class _Runner:
         most = max(1, _FLOATS_AFTER // (self._split.floats_after * num_points))
         return math.ceil(num_masks / math.ceil(num_masks / most))
 
-    def _step(self, boundary: list[Any], targets: Any, weights: Any, masks: Any) -> tuple[Any, Any]:
+    def _step(self, boundary: tuple, targets: Any, weights: Any, masks: Any) -> tuple[Any, Any]:
         """Returns sums over the points: losses `(masks,)` and gradients `(masks, num_units)`."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(masks)
@@ -166,7 +166,7 @@ class _Runner:
             return losses, losses
         return losses, tape.gradient(losses, masks, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
-    def _losses(self, boundary: list[Any], targets: Any, weights: Any, masks: Any) -> Any:
+    def _losses(self, boundary: tuple, targets: Any, weights: Any, masks: Any) -> Any:
         num_masks = tf.shape(masks)[0]
         outputs = self._split.after(boundary, masks)
         targets = tf.nest.map_structure(
@@ -208,6 +208,7 @@ class _State:
     num_points: int = 0
     batches_done: int = 0
     masks_done: int = 0
+    batches_begun: int = 0
     data: str = ""
 
     @classmethod
@@ -236,7 +237,8 @@ class _State:
             )
         self.losses = saved["losses"]
         self.gradients = saved["gradients"] if self.gradients is not None else None
-        self.num_points, self.batches_done, self.masks_done = (int(number) for number in saved["progress"])
+        numbers = (int(number) for number in saved["progress"])
+        self.num_points, self.batches_done, self.masks_done, self.batches_begun = numbers
         self.data = str(saved["data"])
 
     def save(self) -> None:
@@ -245,17 +247,12 @@ class _State:
         arrays = {"losses": self.losses, "fingerprint": np.array(self.fingerprint), "data": np.array(self.data)}
         if self.gradients is not None:
             arrays["gradients"] = self.gradients
-        progress = np.array([self.num_points, self.batches_done, self.masks_done])
+        progress = np.array([self.num_points, self.batches_done, self.masks_done, self.batches_begun])
         with atomic_write(self.path) as temporary, open(temporary, "wb") as file:
             np.savez(file, progress=progress, **arrays)
 
-    @property
-    def batches_begun(self) -> int:
-        """How many batches `data` is the digest of."""
-        return self.batches_done + (self.masks_done > 0)
-
     def refuse_other_data(self, data: str) -> None:
-        """Raises ValueError if the batches so far, of digest `data`, are not those that the state is of."""
+        """Raises ValueError if `data`, the digest of the batches begun, is not that of the saved state."""
         if data != self.data:
             raise ValueError(
                 f"save_to: {self.path} holds a sweep over other data. Delete it, or give another file. (Data that come "
@@ -283,7 +280,7 @@ def _run(runner: _Runner, batches: Any, rows: np.ndarray, state: _State, progres
                     state.refuse_other_data(data)
                 if number < state.batches_done:
                     continue
-                state.data = data
+                state.data, state.batches_begun = data, number + 1
                 saved_at = _one_batch(runner, batch, rows, state, bar, saved_at)
         except BaseException:
             # Whatever stops the sweep, what is done is kept; a failing disk must not hide the first error.
