@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 import numpy as np
+from scipy.linalg.blas import dgemm
+from threadpoolctl import threadpool_limits
 
 from tfprune.graph import Group, UnitGraph
 from tfprune.graph.kernels import reading_kernel
@@ -75,7 +77,9 @@ def least_squares(
         places = readers.of(graph[name])
         if places:
             problems = [_Problem.of(place, graph[name], ridge) for place in places]
-            scores[name] = _rising(*eliminated(problems, graph[name].size))
+            # Updates of rank one are bound by memory: more threads only wait for each other.
+            with threadpool_limits(1, user_api="blas"):
+                scores[name] = _rising(*eliminated(problems, graph[name].size))
     left = [name for name in names if name not in scores]
     if left:
         scores |= _without_reader(model, data, left)
@@ -177,8 +181,8 @@ class _Problem:
     """Backward elimination at one place.
 
     Attributes:
-        inverse: P `(channels, channels)` of the channels that remain.
-        products: W W^T `(channels, channels)` of the weights as they are refitted.
+        inverse: P `(channels, channels)` of the channels that remain, in Fortran order.
+        products: W W^T `(channels, channels)` of the weights as they are refitted, likewise.
         channels: the channels of each unit, `(units, most channels of one unit)`, -1 for none.
     """
 
@@ -201,7 +205,8 @@ class _Problem:
         for unit in range(group.size):
             own = np.flatnonzero(units == unit)
             channels[unit, : len(own)] = own
-        return cls((inverse + inverse.T) / 2, place.products[np.ix_(taken, taken)], channels)
+        products = place.products[np.ix_(taken, taken)]
+        return cls(np.asfortranarray((inverse + inverse.T) / 2), np.asfortranarray(products), channels)
 
     def costs(self, units: np.ndarray) -> np.ndarray:
         """Returns what the removal of each of some units adds to the squared error, `tr(P_jj^-1 (W W^T)_jj)`."""
@@ -226,9 +231,9 @@ class _Problem:
             return
         block = self.inverse[np.ix_(own, own)]
         gain = np.linalg.solve(block, self.inverse[own]).T
-        moved = gain @ self.products[own]
-        self.products += gain @ self.products[np.ix_(own, own)] @ gain.T - moved - moved.T
-        self.inverse -= gain @ self.inverse[own]
+        moved = self.products[:, own] - gain @ self.products[np.ix_(own, own)] / 2
+        self.products = _subtracted(self.products, np.hstack([gain, moved]), np.hstack([moved, gain]))
+        self.inverse = _subtracted(self.inverse, gain, self.inverse[:, own])
         for matrix in (self.products, self.inverse):
             matrix[own], matrix[:, own] = 0.0, 0.0
         self.channels[unit] = -1
@@ -239,8 +244,13 @@ class _Problem:
         place = np.full(len(self.inverse) + 1, -1)
         place[left] = np.arange(len(left))
         self.channels = place[self.channels]
-        self.inverse = self.inverse[np.ix_(left, left)]
-        self.products = self.products[np.ix_(left, left)]
+        self.inverse = np.asfortranarray(self.inverse[np.ix_(left, left)])
+        self.products = np.asfortranarray(self.products[np.ix_(left, left)])
+
+
+def _subtracted(matrix: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Returns `matrix - left @ right.T`, made in the place of `matrix` if that is in Fortran order."""
+    return dgemm(-1.0, left, right, 1.0, matrix, trans_b=True, overwrite_c=True)
 
 
 def eliminated(problems: list[_Problem], num_units: int) -> tuple[np.ndarray, np.ndarray]:
