@@ -106,6 +106,7 @@ class UnitGraph(Mapping[str, Group]):
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of the groups, in the order of the graph."""
         return tuple(self._groups)
 
     @property
@@ -169,8 +170,9 @@ class UnitGraph(Mapping[str, Group]):
         return [tuple(own) for own in names]
 
     def _parameters_of_units(self) -> np.ndarray:
-        """Weights that go with each unit: of a weight with `n` positions on an axis, `c` of them the unit's,
-        prod(n) - prod(n - c).
+        """Weights that go with each unit.
+
+        Of a weight with `n` positions on an axis, `c` of them the unit's, it is prod(n) - prod(n - c).
         """
         total = np.zeros(self.num_units)
         for weight in self.records.weights.values():

@@ -33,6 +33,7 @@ class Signal:
 
     @property
     def rank(self) -> int:
+        """The number of axes."""
         return len(self.shape)
 
     def axis(self, axis: int) -> int:

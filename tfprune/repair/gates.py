@@ -28,8 +28,8 @@ def refit_gates(kernels: list[Any], stream: Callable) -> None:
     """Refits the kernels of a recurrent layer so that its gates stay what they were.
 
     The first fit takes the states of the original layer (teacher-forced rows); each further one adds the rows that the
-    cut layer, running freely with what was fitted so far, comes upon, with the same targets. Rows of the cut layer alone
-    would run away.
+    cut layer, running freely with what was fitted so far, comes upon, with the same targets. Rows of the cut layer
+    alone would run away.
 
     Args:
         kernels: the kernels of the layer, input and recurrent one in turn for every direction; those of the cut layer

@@ -36,6 +36,7 @@ class Moments:
 
     @classmethod
     def zero(cls, num_regressors: int, num_targets: int) -> Moments:
+        """Returns the sums over no rows."""
         p, q = num_regressors, num_targets
         return cls(0.0, np.zeros(p), np.zeros(q), np.zeros((p, p)), np.zeros((p, q)), np.zeros(q))
 
@@ -92,10 +93,12 @@ class _Ridge:
         self._gap = self._vectors.T @ (self.cross - self.covariance @ start)
 
     def weights(self, ridge: float) -> np.ndarray:
+        """Returns W, shape `(p, q)`, for a ridge as a share of the mean variance of x."""
         damped = self._values + max(ridge, _FLOOR) * self._scale
         return self._start + self._vectors @ (self._gap / damped[:, None])
 
     def intercept(self, weights: np.ndarray) -> np.ndarray:
+        """Returns b, shape `(q,)`, for given W."""
         return self.mean_z - self.mean_x @ weights
 
     def error_of(self, weights: np.ndarray, intercept: np.ndarray) -> float:

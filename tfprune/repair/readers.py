@@ -6,7 +6,6 @@ A layer has one `Reading` per kernel. The same reading is made for the layer of 
 from __future__ import annotations
 
 import math
-import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from tfprune.graph.rows_kernel import einsum_letters
 from tfprune.layers import attended_heads, entering_states
 
 MOST_COLUMNS = 2048
@@ -40,6 +40,8 @@ class Reading:
         rows_last: True for a kernel whose rows are its last axis (a transposed convolution).
         padding_share: share of the taps that fall on padding.
         bias_row: for a bias with one row per kernel, which one.
+        bias_axes: for each axis of the bias, which of the kernel's axes behind the rows it is, -1 for another; None for
+            a bias that has these axes and no others.
         own_state: True for a recurrent kernel. What it reads depends on itself, so a guess is always learned from the
             states of the original: from its own it would run away.
         refusal: why the mean of a unit cannot be folded into the bias, or None.
@@ -55,13 +57,34 @@ class Reading:
     rows_last: bool = False
     padding_share: float = 0.0
     bias_row: int | None = None
+    bias_axes: tuple[int, ...] | None = None
     own_state: bool = False
     refusal: str | None = None
 
     @property
     def bias(self) -> Any:
-        """The weight that is added to the outputs, or None."""
-        return getattr(self.layer, "bias", None)
+        """The weight that is added to the outputs, or None where it is missing or the same for several outputs."""
+        bias = getattr(self.layer, "bias", None)
+        if bias is None or self.bias_axes is None:
+            return bias
+        lengths = self.kernel.shape[self.taps + self.row_axes :]
+        held = {axis: length for axis, length in zip(self.bias_axes, bias.shape, strict=True) if axis >= 0}
+        return bias if held == dict(enumerate(lengths)) else None
+
+    def add_to_bias(self, constant: np.ndarray) -> None:
+        """Adds a number to every output, shape `(outputs,)`."""
+        value = np.array(keras.ops.convert_to_numpy(self.bias), "float64")
+        if self.bias_axes is not None:
+            constant = constant.reshape(self.kernel.shape[self.taps + self.row_axes :])
+            constant = np.transpose(constant, [axis for axis in self.bias_axes if axis >= 0])
+            constant = constant.reshape(
+                [1 if axis < 0 else length for axis, length in zip(self.bias_axes, value.shape, strict=True)]
+            )
+            value += constant
+        else:
+            part = value if self.bias_row is None else value[self.bias_row]
+            part += constant.reshape(part.shape)
+        self.bias.assign(value)
 
     def view(self, array: np.ndarray) -> np.ndarray:
         """Returns an array with the kernel's axes as `(taps, rows, outputs)`."""
@@ -112,22 +135,20 @@ def _dense(layer: layers.Dense, source: Callable = _first_argument) -> list[Read
 
 
 def _einsum(layer: layers.EinsumDense, source: Callable = _first_argument) -> list[Reading]:
-    """Only equations that multiply the last axes of the input with the first ones of the kernel."""
-    left, target = layer.equation.replace(" ", "").split("->")
-    given, kernel = left.split(",")
-    hidden = string.ascii_uppercase[: layer.input_spec.ndim - len(given.replace("...", ""))]
-    given, target = given.replace("...", hidden), target.replace("...", hidden)
-    gone = "".join(letter for letter in given if letter not in target)
+    """Only equations whose kernel has the letters that are summed over, followed by new ones."""
+    given, kernel, target = einsum_letters(layer.equation, layer.input_spec.ndim)
+    gone = "".join(letter for letter in kernel if letter not in target)
     new = kernel[len(gone) :]
-    straight = kernel.startswith(gone) and given.endswith(gone) and target == given[: len(given) - len(gone)] + new
-    if not gone or not straight or set(new) & set(given):
+    if not gone or not kernel.startswith(gone) or set(new) & set(given) or set(gone) - set(given):
         return []
+    order = [given.index(letter) for letter in (*(letter for letter in given if letter not in gone), *gone)]
     count = math.prod(layer.kernel.shape[: len(gone)])
 
     def rows(x: Any) -> Any:
-        return tf.reshape(x, [-1, count])
+        return tf.reshape(tf.transpose(x, order), [-1, count])
 
-    return [Reading(layer, layer.kernel, 0, source, rows, len(gone), rows)]
+    in_bias = tuple(new.find(letter) for letter in target[-len(layer.bias.shape) :]) if layer.bias is not None else None
+    return [Reading(layer, layer.kernel, 0, source, rows, len(gone), rows, bias_axes=in_bias)]
 
 
 def _time_distributed(layer: layers.TimeDistributed) -> list[Reading]:
@@ -141,16 +162,14 @@ def _channels_last(layer: Any, x: Any) -> Any:
 
 
 def _convolution(layer: Any) -> list[Reading]:
-    if layer.groups != 1:
-        return []
-
     def channels(x: Any) -> Any:
-        return _last(_channels_last(layer, x))
+        # A unit is one position in every group.
+        return tf.reshape(_channels_last(layer, x), [-1, layer.kernel.shape[-2]])
 
     def regressors(x: Any) -> Any:
         return _receptive_fields(layer, x)
 
-    whole = regressors if layer.rank < 3 else None
+    whole = regressors if layer.rank < 3 and layer.groups == 1 else None
     share = _padding_share(layer)
     return [Reading(layer, layer.kernel, layer.rank, _first_argument, channels, 1, whole, padding_share=share)]
 
@@ -193,7 +212,31 @@ def _transposed(layer: Any) -> list[Reading]:
     def channels(x: Any) -> Any:
         return _last(_channels_last(layer, x))
 
-    return [Reading(layer, layer.kernel, layer.rank, _first_argument, channels, rows_last=True)]
+    share = _missing_share(layer)
+    return [Reading(layer, layer.kernel, layer.rank, _first_argument, channels, rows_last=True, padding_share=share)]
+
+
+def _missing_share(layer: Any) -> float:
+    """Returns the share of a transposed convolution's taps that find nothing to read, over all output positions."""
+    shape = layer._inbound_nodes[0].input_tensors[0].shape
+    spatial = shape[1:-1] if layer.data_format == "channels_last" else shape[2:]
+    inside = 1.0
+    for axis, length in enumerate(spatial):
+        size, stride, rate = layer.kernel_size[axis], layer.strides[axis], layer.dilation_rate[axis]
+        if length is None:
+            inside /= stride
+            continue
+        taps = keras.ops.conv_transpose(
+            np.ones((1, length, 1), "float32"),
+            np.ones((size, 1, 1), "float32"),
+            stride,
+            layer.padding,
+            None if layer.output_padding is None else layer.output_padding[axis],
+            "channels_last",
+            rate,
+        )
+        inside *= float(np.mean(keras.ops.convert_to_numpy(taps))) / size
+    return 1.0 - inside
 
 
 def _separable(layer: Any) -> list[Reading]:
@@ -236,8 +279,8 @@ def _recurrent(layer: Any, state_part: slice | None = None) -> list[Reading]:
     refusal = None
     if type(layer) is layers.GRU and not cell.reset_after:
         refusal = (
-            "the recurrent kernel of a GRU with reset_after=False reads r * h and not h, so no constant stands in for a "
-            "unit. Use repair='least_squares' or 'zero', or reset_after=True"
+            "the recurrent kernel of a GRU with reset_after=False reads r * h and not h, so no constant stands in for "
+            "a unit. Use repair='least_squares' or 'zero', or reset_after=True"
         )
 
     def read(arguments: dict) -> tuple[Any, Any]:

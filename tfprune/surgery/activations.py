@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ class Call:
     writes: tuple[Key, ...]
 
     def arguments(self, values: dict[Key, Any]) -> tuple[tuple, dict]:
+        """Returns `(args, kwargs)` of the call, its tensors taken from `values`."""
         return substituted(self.node, lambda tensor: values[self.reads[id(tensor)]])
 
     def named_arguments(self, values: dict[Key, Any]) -> dict[str, Any]:
@@ -87,23 +88,28 @@ class Activations:
         self._most_bytes = most_bytes
         self._kept: list[dict[Key, Any]] | None = []
 
-    def values(self, wanted: set[Key], later: set[Key]) -> Iterator[dict[Key, Any]]:
+    def values(self, wanted: set[Key], later: set[Key], pending: Set[int] = frozenset()) -> Iterator[dict[Key, Any]]:
         """Yields for every batch a dictionary that has the wanted tensors.
 
         Args:
             wanted: the tensors to compute now.
             later: the tensors that will be asked for afterwards; what leads to them is kept, if there is room.
+            pending: `id`s of operations whose weights will change yet, so that nothing they lead to is kept.
         """
         keep_for = None
         size = 0
         for number, inputs in enumerate(self._inputs()):
             values = self._start(number, inputs)
+            passing: set[Key] = set()
             for call in self.program.missing(wanted, values):
                 args, kwargs = call.arguments(values)
                 values.update(zip(call.writes, call_operation(call.node, args, kwargs), strict=True))
+                if id(call.node.operation) in pending or passing.intersection(call.reads.values()):
+                    passing.update(call.writes)
             yield values
             if self._kept is None:
                 continue
+            values = {key: value for key, value in values.items() if key not in passing}
             if keep_for is None:
                 keep_for = later.union(*(call.reads.values() for call in self.program.missing(later, values)))
             self._kept[number] = {key: value for key, value in values.items() if key in keep_for}

@@ -22,9 +22,9 @@ from tfprune.surgery.repairing import rows_of_units
 def remove_dead(model: keras.Model, data: Any, tolerance: float = 0.0) -> keras.Model:
     """Cuts out the units that are constant on the data, or that nothing reads, at no change of output.
 
-    A constant goes into the bias of the layers that read it. A unit stays where that would change the output: a constant
-    other than zero that a padded convolution reads (the padding is zero, not the constant), and units that a layer
-    normalisation counts.
+    A constant goes into the bias of the layers that read it. A unit stays where that would change the output: a
+    constant other than zero that a padded convolution reads (the padding is zero, not the constant), and units that a
+    layer normalisation counts.
 
     Args:
         model: a Sequential or functional model. It is not changed.

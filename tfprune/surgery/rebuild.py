@@ -18,7 +18,7 @@ from tfprune.graph.step import Edit
 from tfprune.graph.walk import functional, is_graph, nodes_of, run
 
 _OWN_OBJECTS = ("activation", "_initializer", "_regularizer", "_constraint")
-"""Endings of configuration keys whose value is passed on as the object that the layer holds: it need not be registered."""
+"""Endings of configuration keys whose value is passed on as the object that the layer holds, registered or not."""
 
 
 class Cut:
@@ -132,7 +132,7 @@ class Cut:
             for edit in self.graph.records.edits.get(id(old), {}).values():
                 _edit(config, edit.path, lambda value, edit=edit: edit.change(value, self.kept(edit.ids)))
             if id(old) in self._with_bias:
-                config["use_bias"] = True
+                _add_bias(old, config)
             for key in config:
                 if key.endswith(_OWN_OBJECTS) and hasattr(old, key) and not isinstance(getattr(old, key), str):
                     config[key] = getattr(old, key)
@@ -152,7 +152,9 @@ class Cut:
         if id(layer) in self._with_bias:
             return True
         holders = (old for old in self.graph.model._flatten_layers() if id(old) in self._with_bias)
-        return any(layer is inner for holder in holders for inner in holder._flatten_layers(include_self=False))
+        return getattr(layer, "bias", None) is None and any(
+            layer is inner for holder in holders for inner in holder._flatten_layers(include_self=False)
+        )
 
     def _copy_weights(self) -> None:
         seen: dict[int, Any] = {}
@@ -168,6 +170,29 @@ class Cut:
                     ids = [ids for ids in record.axes if ids is not None]
                     value = value * record.rescale(self.kept(ids[-1])) if ids else value
                 _assign(old, cut, value)
+
+
+def can_get_bias(layer: Any) -> bool:
+    """Whether a layer that has no bias can be built anew with one."""
+    if isinstance(layer, keras.layers.TimeDistributed | keras.layers.Bidirectional):
+        layer = layer.forward_layer if isinstance(layer, keras.layers.Bidirectional) else layer.layer
+    if type(layer) is keras.layers.EinsumDense:
+        return layer.bias_axes is None
+    return "use_bias" in layer.get_config()
+
+
+def _add_bias(layer: Any, config: dict) -> None:
+    """Changes the configuration of a layer so that it has a bias."""
+    if type(layer) is keras.layers.EinsumDense:
+        given, _, target = (part.strip() for part in layer.equation.replace("->", ",").split(","))
+        config["bias_axes"] = "".join(letter for letter in target if letter not in given)
+        return
+    inner = [config[key]["config"] for key in ("layer", "backward_layer") if config.get(key) is not None]
+    for own in inner or [config]:
+        if "bias_axes" in own:
+            _add_bias(layer.layer, own)
+        else:
+            own["use_bias"] = True
 
 
 def _without(variables: list[Any], layer: Any, bias_added: bool) -> list[Any]:
@@ -193,8 +218,8 @@ def _hold_instead(layer: Any, variable: Any, shared: Any) -> None:
 def _assign(layer: Any, variable: Any, value: np.ndarray) -> None:
     if tuple(variable.shape) != value.shape:
         raise RuntimeError(
-            f"remove: weight {variable.path!r} of {layer.name!r} should have shape {value.shape} after the cut, but the "
-            f"new layer has {tuple(variable.shape)}: the row of {type(layer).__name__} does not fit the layer."
+            f"remove: weight {variable.path!r} of {layer.name!r} should have shape {value.shape} after the cut, but "
+            f"the new layer has {tuple(variable.shape)}: the row of {type(layer).__name__} does not fit the layer."
         )
     variable.assign(value)
 

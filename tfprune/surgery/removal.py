@@ -93,7 +93,8 @@ def _check_data(model: keras.Model, data: Any, name: str) -> None:
     count = as_batches(data, model, targets="ignore").num_samples
     if count is not None and count < _FEW_SAMPLES:
         warnings.warn(
-            f"data: repair {name!r} has {count} samples; below {_FEW_SAMPLES} it may lose one to ten points against 2000.",
+            f"data: repair {name!r} has {count} samples; below {_FEW_SAMPLES} it may lose one to ten points of "
+            "accuracy against 2000.",
             stacklevel=3,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from tfprune.repair.moments import Moments, fit, row_sums
 from tfprune.repair.readers import MOST_COLUMNS, Reading
 from tfprune.repair.rules import Channels, Repair
 from tfprune.surgery.activations import Activations, Program
-from tfprune.surgery.rebuild import Cut
+from tfprune.surgery.rebuild import Cut, can_get_bias
 from tfprune.surgery.sites import Addition, Followers, Site, batch_size_for, find_sites
 
 _MOST_BYTES = 2**30
@@ -49,14 +50,10 @@ class Kernel:
 
     def add_constant(self, constant: np.ndarray) -> None:
         """Adds a number to every output: to the bias, or taken from the moving mean of the batch norm behind."""
-        bias = self.new.bias
-        if bias is None:
+        if self.new.bias is None:
             self.norm.moving_mean.assign_sub(constant)
-            return
-        value = np.array(keras.ops.convert_to_numpy(bias), "float64")
-        part = value if self.new.bias_row is None else value[self.new.bias_row]
-        part += constant.reshape(part.shape)
-        bias.assign(value)
+        else:
+            self.new.add_to_bias(constant)
 
 
 def rows_of_units(graph: UnitGraph, reading: Reading) -> np.ndarray:
@@ -90,11 +87,13 @@ class Repairer:
         self._sequential = sequential
         self._followers = Followers(cut)
         self._later: tuple[set, set] = (set(), set())
+        self._pending: set[int] = set()
 
     def run(self) -> None:
         """Repairs every site that the cut has changed anything for."""
         sites = find_sites(self._cut)
         self._followers.watch(sites)
+        _warn_of_unread(self._cut, sites, self._repair.name)
         if self._repair.needs_data:
             self._open(sites)
         done: set[Site] = set()
@@ -106,6 +105,7 @@ class Repairer:
             lost = any(not kernel.rows.all() for kernel in kernels)
             if lost or (self._repair.refits and self._sequential and site.before & changed):
                 self._plan(sites, done | {site})
+                self._pending = {id(other.new) for other in sites if other not in done}
                 self._site(site, kernels, done)
                 changed.add(site)
             done.add(site)
@@ -141,7 +141,8 @@ class Repairer:
                 )
             width = kernel.original.shape[0] * int(kernel.rows.sum())
             if self._repair.refits and kernel.old.regressors is not None and width <= MOST_COLUMNS:
-                self._refit(site, kernel, addition)
+                # Of attention only the last kernel gives out what is added.
+                self._refit(site, kernel, addition if kernel is kernels[-1] else None)
             elif self._repair.refits or not kernel.rows.all():
                 self._guess(site, kernel)
 
@@ -218,7 +219,8 @@ class Repairer:
             calls, makers = program.calls_of(nodes), program.calls_of(pair[side] for pair in others)
             wanted = {key for call in calls for key in call.reads.values()}
             wanted.update(call.writes[0] for call in makers)
-            sides.append((calls, makers, activations.values(wanted, self._later[side])))
+            pending = self._pending if side else set()
+            sides.append((calls, makers, activations.values(wanted, self._later[side], pending)))
         (old_calls, old_makers, old_values), (new_calls, new_makers, new_values) = sides
         for old, new in zip(old_values, new_values, strict=True):
             extra = None
@@ -226,7 +228,20 @@ class Repairer:
                 errors = [old[call.writes[0]] for call in old_makers], [new[call.writes[0]] for call in new_makers]
                 extra = _compensation(addition, *errors, self._cut)
             for one, other in zip(old_calls, new_calls, strict=True):
-                yield one.named_arguments(old), other.named_arguments(new), extra
+                yield self._cut_beside(one.node, one.named_arguments(old)), other.named_arguments(new), extra
+
+    def _cut_beside(self, node: Any, arguments: dict) -> dict:
+        """Takes what is kept along axes of units that a dense layer does not contract over: other rows of its input."""
+        if type(node.operation) not in (layers.Dense, layers.EinsumDense, layers.TimeDistributed):
+            return arguments
+        records = self._cut.graph.records
+        tensor = node.input_tensors[0]
+        contracted = {exit.axis for exit in records.exits if exit.node is node and exit.tensor is tensor}
+        name, value = next(iter(arguments.items()))
+        for axis, ids in enumerate(records.signals[id(tensor)].axes):
+            if ids is not None and axis not in contracted:
+                value = tf.gather(value, np.flatnonzero(self._cut.kept(ids)), axis=axis)
+        return {**arguments, name: value}
 
     def _moments(self, site: Site, rows: Callable, shape: tuple, addition: Addition | None) -> tuple[Moments, Moments]:
         """Streams the data once; returns the moments of two halves of the samples."""
@@ -239,6 +254,19 @@ class Repairer:
         return halves
 
 
+def _warn_of_unread(cut: Cut, sites: list[Site], name: str) -> None:
+    """Says where removed units are read by a kernel that no repair knows: there they count as zero."""
+    known = {id(node) for site in sites for node in site.old_nodes}
+    exits = [exit for exit in cut.graph.records.exits if exit.kernel and id(exit.node) not in known]
+    unread = sorted({exit.name for exit in exits if not cut.kept(exit.ids).all()})
+    if unread:
+        warnings.warn(
+            f"repair {name!r}: the kernels of {', '.join(map(repr, unread))} have a form that no repair knows, so the "
+            "units removed there count as zero.",
+            stacklevel=5,
+        )
+
+
 def _halved_sums(x: Any, z: Any, num_samples: int) -> list[tuple]:
     """Returns the sums over the rows of every other sample, and over those of the rest.
 
@@ -249,9 +277,7 @@ def _halved_sums(x: Any, z: Any, num_samples: int) -> list[tuple]:
     if per_sample > _MOST_ROWS:
         picked = tf.random.experimental.stateless_shuffle(tf.range(per_sample), seed=[17, 23])[:_MOST_ROWS]
         x, z = tf.gather(x, picked, axis=1), tf.gather(z, picked, axis=1)
-    return [
-        row_sums(tf.reshape(x[k::2], [-1, x.shape[-1]]), tf.reshape(z[k::2], [-1, z.shape[-1]])) for k in (0, 1)
-    ]
+    return [row_sums(tf.reshape(x[k::2], [-1, x.shape[-1]]), tf.reshape(z[k::2], [-1, z.shape[-1]])) for k in (0, 1)]
 
 
 def _tensors(arguments: dict) -> dict:
@@ -314,9 +340,9 @@ def needs_bias(graph: UnitGraph, on: np.ndarray) -> set[int]:
     followers = Followers(probe)
     result = set()
     for site in find_sites(probe):
-        if followers.batch_norm(site) is not None or "use_bias" not in site.old.get_config():
+        if followers.batch_norm(site) is not None or not can_get_bias(site.old):
             continue
         lost = any(not Kernel(probe, old, new, None).rows.all() for old, new in site.kernels)
-        if lost and any(old.bias is None for old, _ in site.kernels) and type(site.old) is not layers.Bidirectional:
+        if lost and any(old.bias is None for old, _ in site.kernels):
             result.add(id(site.old))
     return result

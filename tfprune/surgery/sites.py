@@ -64,13 +64,21 @@ def find_sites(cut: Cut) -> list[Site]:
     for nodes in calls.values():
         old, new = nodes[0].operation, cut.operations[id(nodes[0].operation)]
         kernels = list(zip(readings(old), readings(new), strict=True))
-        if kernels:
+        if kernels and not _has_units_as_groups(cut, old):
             sites.append(Site(old.name, old, new, nodes, [cut.nodes[id(node)] for node in nodes], kernels))
     for site in sites:
         running = ancestors(model, {id(node) for node in site.old_nodes})
         site.before = {other for other in sites if other is not site and any(id(n) in running for n in other.old_nodes)}
     # What runs before a site has fewer sites before it. A shortcut's projection comes before the longer branch.
     return sorted(sites, key=lambda site: len(site.before))
+
+
+def _has_units_as_groups(cut: Cut, layer: Any) -> bool:
+    """Whether a layer is a grouped convolution whose groups are units: its kernel contracts over none."""
+    if getattr(layer, "groups", 1) == 1:
+        return False
+    record = cut.graph.records.weights.get(id(layer.kernel))
+    return record is None or record.axes[-2] is None
 
 
 @dataclass(frozen=True)
@@ -100,10 +108,15 @@ class Followers:
                 self._makers[id(tensor)] = node
 
     def batch_norm(self, site: Site) -> Any:
-        """Returns the batch norm that alone reads every output of the site's layer, or None."""
+        """Returns the batch norm that alone reads what the site's kernel makes, right behind it, or None."""
         norms = {id(node.operation): node.operation for node in self._only_readers(site)}
         norm = next(iter(norms.values()), None)
-        return norm if len(norms) == 1 and type(norm) is layers.BatchNormalization else None
+        if len(norms) != 1 or type(norm) is not layers.BatchNormalization or not _is_linear(site):
+            return None
+        rank = len(site.old_nodes[0].outputs[0].shape)
+        inner = getattr(site.old, "layer", site.old)
+        axis = 1 if getattr(inner, "data_format", None) == "channels_first" else rank - 1
+        return norm if len(site.kernels) == 1 and norm.axis % rank == axis else None
 
     def _only_readers(self, site: Site) -> list[Any]:
         result = []
@@ -113,9 +126,12 @@ class Followers:
         return [] if None in result else result
 
     def addition(self, site: Site, done: set[Site]) -> Addition | None:
-        """Returns the addition that the site's output goes into, if all that its other addends stand on is repaired."""
+        """Returns the addition that the site's output goes into, if all that its other addends stand on is repaired.
+
+        Only what the kernel makes, with no activation behind it, can make up for an error there.
+        """
         readers = self._only_readers(site)
-        if len(site.old_nodes) != 1 or len(readers) != 1:
+        if len(site.old_nodes) != 1 or len(readers) != 1 or not _is_linear(site):
             return None
         norm, came_from = None, site.old_nodes[0].outputs[0]
         if type(readers[0].operation) is layers.BatchNormalization:
@@ -136,6 +152,12 @@ class Followers:
     def watch(self, sites: list[Site]) -> None:
         """Tells which sites there are."""
         self._sites = sites
+
+
+def _is_linear(site: Site) -> bool:
+    """Whether the site gives out what its kernel makes, as it is."""
+    inner = getattr(site.old, "layer", site.old)
+    return getattr(inner, "activation", None) in (None, keras.activations.linear)
 
 
 def batch_size_for(site: Site, most: int = 250) -> int:
