@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers
 
 from tfprune.graph.groups import UnitGraph
-from tfprune.graph.rows_kernel import _einsum_letters
+from tfprune.graph.rows_kernel import einsum_letters
 from tfprune.graph.rows_shape import layer_classes
 from tfprune.graph.step import Exit
 from tfprune.graph.walk import substituted
@@ -59,7 +59,7 @@ def _einsum_dense(exit: Exit) -> np.ndarray:
     layer = exit.operation
     # Inside TimeDistributed the layer does not see the axis of time.
     skipped = exit.node.operation is not layer
-    source, letters, _ = _einsum_letters(layer.equation, len(exit.tensor.shape) - skipped)
+    source, letters, _ = einsum_letters(layer.equation, len(exit.tensor.shape) - skipped)
     kernel = _numbers(layer.kernel)
     rows = np.moveaxis(kernel, letters.index(source[exit.axis - skipped]), 0)
     return rows.reshape(len(rows), 1, -1)

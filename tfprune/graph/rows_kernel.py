@@ -30,7 +30,7 @@ def dense(step: Step, inputs: Signal, training=None) -> Axes:
 @register(layers.EinsumDense)
 def einsum_dense(step: Step, inputs: Signal, training=None) -> Axes:
     layer = step.operation
-    source, kernel, target = _einsum_letters(layer.equation, inputs.rank)
+    source, kernel, target = einsum_letters(layer.equation, inputs.rank)
     ids = dict(zip(source, inputs.axes, strict=True))
     axes_of = {letter: axis for axis, letter in enumerate(source)}
     for letter in source:
@@ -51,7 +51,7 @@ def einsum_dense(step: Step, inputs: Signal, training=None) -> Axes:
     return tuple(ids[letter] for letter in target)
 
 
-def _einsum_letters(equation: str, rank: int) -> tuple[str, str, str]:
+def einsum_letters(equation: str, rank: int) -> tuple[str, str, str]:
     """Returns the letters of input, kernel and output, an ellipsis written out as capital letters."""
     left, target = equation.replace(" ", "").split("->")
     source, kernel = left.split(",")
