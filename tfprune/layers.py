@@ -151,12 +151,17 @@ class MaskedLayerNormalization(Twin):
         return ops.cast(result, layer.compute_dtype)
 
 
-def _masked_rnn(layer: layers.RNN, row: Any, sequences: Any, initial_state: Any, mask: Any, training: Any) -> Any:
-    """Runs a recurrent layer whose state h is masked as it enters each step. Returns `(last, outputs, states)`."""
+def _initial_states(layer: layers.RNN, sequences: Any, initial_state: Any) -> list[Any]:
+    """Returns the states that a recurrent layer starts from, those of zeros if none are given."""
     if initial_state is None:
         initial_state = layer.get_initial_state(batch_size=ops.shape(sequences)[0])
-    states = list(initial_state) if isinstance(initial_state, list | tuple) else [initial_state]
-    states = [ops.cast(state, layer.compute_dtype) for state in states]
+    states = initial_state if isinstance(initial_state, list | tuple) else [initial_state]
+    return [ops.cast(state, layer.compute_dtype) for state in states]
+
+
+def _masked_rnn(layer: layers.RNN, row: Any, sequences: Any, initial_state: Any, mask: Any, training: Any) -> Any:
+    """Runs a recurrent layer whose state h is masked as it enters each step. Returns `(last, outputs, states)`."""
+    states = _initial_states(layer, sequences, initial_state)
     if row is None:
         row = ops.ones((1, layer.units))
     on = ops.cast(row, layer.compute_dtype)
@@ -193,19 +198,22 @@ def entering_states(layer: layers.RNN, sequences: Any, initial_state: Any = None
     Returns:
         The sequences, `(batch, steps, features)`, and the state h as it enters each step, `(batch, steps, units)`.
     """
-    if initial_state is None:
-        initial_state = layer.get_initial_state(batch_size=ops.shape(sequences)[0])
-    states = list(initial_state) if isinstance(initial_state, list | tuple) else [initial_state]
-    _, outputs, _ = backend.rnn(
-        lambda x, own: layer.cell(x, own),
+    states = _initial_states(layer, sequences, initial_state)
+
+    def step(x: Any, states: list[Any]) -> tuple[Any, list[Any]]:
+        _, new = layer.cell(x, states, training=False)
+        return states[0], list(new) if isinstance(new, list | tuple) else [new]
+
+    _, entering, _ = backend.rnn(
+        step,
         sequences,
         states,
         go_backwards=layer.go_backwards,
         mask=mask,
+        unroll=layer.unroll,
         input_length=sequences.shape[1],
         return_all_outputs=True,
     )
-    entering = ops.concatenate([states[0][:, None], outputs[:, :-1]], axis=1)
     return (ops.flip(sequences, axis=1) if layer.go_backwards else sequences), entering
 
 

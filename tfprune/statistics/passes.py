@@ -15,6 +15,7 @@ from keras.src import backend
 
 from tfprune.data import as_batches
 from tfprune.graph.walk import ancestors, call_operation, run_flat
+from tfprune.layers import entering_states
 
 # Numbers that one batch may fill, which bounds the memory of a pass.
 _FLOATS_AT_ONCE = 2**24
@@ -203,23 +204,7 @@ def _entering_states(place: Place, args: tuple, kwargs: dict) -> Any:
         # Keras fills in the mask only where no state is passed.
         mask = backend.get_keras_mask(sequences)
     sequences = tf.cast(sequences, layer.compute_dtype)
-    states = layer.get_initial_state(tf.shape(sequences)[0]) if state is None else _own_state(layer, whole, state)
-    states = [tf.cast(own, layer.compute_dtype) for own in (states if isinstance(states, list | tuple) else [states])]
-
-    def step(inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:
-        _, new = layer.cell(inputs, states, training=False)
-        return states[0], list(new) if isinstance(new, list | tuple) else [new]
-
-    _, entering, _ = backend.rnn(
-        step,
-        sequences,
-        states,
-        go_backwards=layer.go_backwards,
-        mask=mask,
-        unroll=layer.unroll,
-        input_length=sequences.shape[1],
-        return_all_outputs=True,
-    )
+    _, entering = entering_states(layer, sequences, _own_state(layer, whole, state), mask)
     if mask is None:
         return tf.reshape(entering, [-1, layer.units])
     mask = tf.cast(mask, "bool")
@@ -228,7 +213,7 @@ def _entering_states(place: Place, args: tuple, kwargs: dict) -> Any:
 
 def _own_state(layer: Any, whole: Any, state: Any) -> Any:
     """Returns the initial state of one layer: half of what `Bidirectional` was given, or all of it."""
-    if layer is whole or not isinstance(state, list | tuple):
+    if state is None or layer is whole or not isinstance(state, list | tuple):
         return state
     half = len(state) // 2
     return state[:half] if layer is whole.forward_layer else state[half:]
