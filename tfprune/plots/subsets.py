@@ -1,13 +1,8 @@
-"""Figures from records and arrays.
-
-Every function returns a `matplotlib.figure.Figure`, which needs no display; :func:`save_figure` writes it. The same
-thing has the same colour everywhere: presence probabilities, units on and off, starts and ends of paths.
-"""
+"""Figures of random subsets, flip paths and maps of the plane."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,24 +12,12 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
-from tfprune.files import atomic_write
+from tfprune.plots.drawing import panels_of
 
 PROBABILITY_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
 ON_COLOUR, OFF_COLOUR = "goldenrod", "midnightblue"
 START_COLOUR, END_COLOUR = "darkturquoise", "hotpink"
 KERNEL_WIDTH = 0.03
-
-
-def save_figure(figure: Figure, path: str | os.PathLike, *, dots_per_inch: int = 110) -> None:
-    """Write a figure to a file whose ending names the format; nothing half written stays behind.
-
-    Args:
-        figure: The figure.
-        path: File to write; its folder must exist.
-        dots_per_inch: Resolution.
-    """
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=dots_per_inch)
 
 
 def kernel_density(samples: np.ndarray, positions: np.ndarray, width: float = KERNEL_WIDTH) -> np.ndarray:
@@ -206,7 +189,7 @@ def gradients_per_unit(record: Any, unit_names: Sequence[str]) -> Figure:
     Returns:
         The figure. Axes differ between panels: some units move the loss far less than others.
     """
-    figure, panels = _panels(
+    figure, panels = panels_of(
         len(unit_names),
         f"Gradient of the log loss of each unit, on and off ({_probability_label(record)})",
         size=(2.9, 2.3),
@@ -301,7 +284,7 @@ def plane_maps(
             f"received {values.shape}."
         )
     low, high = colour_range or (float(values.min()), float(values.max()))
-    figure, panels = _panels(len(titles), title, size=(6.5, 5.6) if len(titles) == 1 else (2.6, 2.7))
+    figure, panels = panels_of(len(titles), title, size=(6.5, 5.6) if len(titles) == 1 else (2.6, 2.7))
     for axes, panel_title, panel in zip(panels, titles, values, strict=True):
         image = axes.imshow(
             panel, cmap=colour_map, norm=Normalize(low, high), origin="lower", extent=(-limit, limit, -limit, limit)
@@ -378,15 +361,3 @@ def _draw_outlines(axes: Axes, circle_radius: float | None, circle_colour: str, 
         axes.add_patch(
             Rectangle(corner, side, side, fill=False, edgecolor="grey", linestyle="--", label="training square")
         )
-
-
-def _panels(num_panels: int, title: str, *, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
-    """A figure with a grid of panels, at most five in a row; surplus panels are hidden."""
-    num_columns = min(num_panels, 4 if num_panels <= 12 else 5)
-    num_rows = math.ceil(num_panels / num_columns)
-    figure = Figure(figsize=(size[0] * num_columns + 1.0, size[1] * num_rows + 0.9), layout="constrained")
-    grid = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
-    for axes in grid[num_panels:]:
-        axes.set_visible(False)
-    figure.suptitle(title)
-    return figure, list(grid[:num_panels])

@@ -1,0 +1,49 @@
+"""Figures from records and arrays.
+
+Every function returns a `matplotlib.figure.Figure`, which needs no display; `save_figure` writes it. The same thing has
+the same colour everywhere: presence probabilities, units on and off, starts and ends of paths, repairs.
+"""
+
+from tfprune.plots.drawing import save_figure
+from tfprune.plots.removal import REPAIR_COLOURS, accuracy_against_sparsity, training_after_removal
+from tfprune.plots.subsets import (
+    END_COLOUR,
+    KERNEL_WIDTH,
+    OFF_COLOUR,
+    ON_COLOUR,
+    PROBABILITY_COLOURS,
+    START_COLOUR,
+    density_figure,
+    flip_path_covariance,
+    gradients_on_off,
+    gradients_per_unit,
+    kernel_density,
+    plane_maps,
+    split_on_off,
+    subset_gradients,
+    subset_losses,
+    symmetric_range,
+)
+
+__all__ = [
+    "END_COLOUR",
+    "KERNEL_WIDTH",
+    "OFF_COLOUR",
+    "ON_COLOUR",
+    "PROBABILITY_COLOURS",
+    "REPAIR_COLOURS",
+    "START_COLOUR",
+    "accuracy_against_sparsity",
+    "density_figure",
+    "flip_path_covariance",
+    "gradients_on_off",
+    "gradients_per_unit",
+    "kernel_density",
+    "plane_maps",
+    "save_figure",
+    "split_on_off",
+    "subset_gradients",
+    "subset_losses",
+    "symmetric_range",
+    "training_after_removal",
+]

@@ -1,0 +1,44 @@
+"""Figures with panels, and how they are written to files."""
+
+from __future__ import annotations
+
+import math
+import os
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tfprune.files import atomic_write
+
+
+def save_figure(figure: Figure, path: str | os.PathLike, *, dots_per_inch: int = 110) -> None:
+    """Write a figure to a file whose ending names the format; nothing half written stays behind.
+
+    Args:
+        figure: The figure.
+        path: File to write; its folder must exist.
+        dots_per_inch: Resolution.
+    """
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=dots_per_inch)
+
+
+def panels_of(num_panels: int, title: str, *, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """A figure with a grid of panels, at most five in a row; surplus panels are hidden.
+
+    Args:
+        num_panels: How many panels.
+        title: Title of the whole figure.
+        size: Width and height of a panel in inches.
+
+    Returns:
+        The figure and its panels, row by row.
+    """
+    num_columns = min(num_panels, 4 if num_panels <= 12 else 5)
+    num_rows = math.ceil(num_panels / num_columns)
+    figure = Figure(figsize=(size[0] * num_columns + 1.0, size[1] * num_rows + 0.9), layout="constrained")
+    grid = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    for axes in grid[num_panels:]:
+        axes.set_visible(False)
+    figure.suptitle(title)
+    return figure, list(grid[:num_panels])
