@@ -137,8 +137,10 @@ def draw_picture(grids: Sequence[experiments.RemovalGrid], path: Path) -> None:
         "smallest weights go first (L1 norm)": (grids, "weight_norm"),
         "what the others can replace goes first": (grids, "least_squares"),
     }
-    title = f"Units cut out of a convolutional net on MNIST, no training afterwards (median and range of {len(grids)})"
-    plots.save_figure(plots.accuracy_against_sparsity(panels, title=title), path, dots_per_inch=90)
+    figure = plots.accuracy_against_sparsity(
+        panels, title="Units cut out of a convolutional net on MNIST, without any training afterwards"
+    )
+    plots.save_figure(figure, path, dots_per_inch=90, num_colours=64)
 
 
 def write_summary(results: Grids, rows: Sequence[Mapping], settings: Mapping, path: Path) -> None:

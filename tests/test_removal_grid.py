@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
+from matplotlib.image import imread
 
 import tfprune as tfp
 from tfprune import experiments, plots
@@ -111,3 +112,13 @@ def test_figure_of_training_has_a_point_for_each_run(net, data):
     record = run({"zero": lambda: net, "from scratch": lambda: net}, data, epochs=[1, 3])
     lines = plots.training_after_removal([record], title="title").axes[0].get_lines()
     assert lines[0].get_xydata().tolist() == [[0.0, 1.0], [1.0, 1.0], [3.0, 1.0]]
+
+
+def test_file_of_few_colours_is_smaller(net, data, tmp_path):
+    grid = grid_of(net, data, sparsities=[0.5], repairs=["zero"])
+    figure = plots.accuracy_against_sparsity({"panel": ([grid], "strongest first")}, title="title")
+    plots.save_figure(figure, tmp_path / "many.png")
+    plots.save_figure(figure, tmp_path / "few.png", num_colours=16)
+    pixels = imread(tmp_path / "few.png")[..., :3]
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) <= 16
+    assert (tmp_path / "few.png").stat().st_size < 0.7 * (tmp_path / "many.png").stat().st_size

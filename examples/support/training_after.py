@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -37,19 +38,23 @@ def training_study(
         The record, with the accuracy of the full net in its settings.
     """
     model, (training, test) = net
-    mask = None
+    cut: dict[str, keras.Model] = {}
 
-    def small(repair: str) -> keras.Model:
-        nonlocal mask
-        mask = tfp.keep_top(tfp.saliency.least_squares(model, calibration), SPARSITY) if mask is None else mask
-        return tfp.remove(model, mask, repair=repair, data=calibration)
+    def start(repair: str) -> keras.Model:
+        """A new copy at each call; a repair is made once, however many trainings start from it."""
+        if repair not in cut:
+            mask = tfp.keep_top(tfp.saliency.least_squares(model, calibration), SPARSITY)
+            cut[repair] = tfp.remove(model, mask, repair=repair, data=calibration)
+        copy = keras.models.clone_model(cut[repair])
+        copy.set_weights(cut[repair].get_weights())
+        return real_nets.compile_classifier(copy)
 
     def scratch() -> keras.Model:
-        cut = small("zero")
+        small = start("zero")
         keras.utils.set_random_seed(seed)
-        return real_nets.compile_classifier(keras.models.clone_model(cut))
+        return real_nets.compile_classifier(keras.models.clone_model(small))
 
-    starts: dict[str, Callable[[], keras.Model]] = {repair: (lambda repair=repair: small(repair)) for repair in REPAIRS}
+    starts: dict[str, Callable[[], keras.Model]] = {repair: partial(start, repair) for repair in REPAIRS}
     own = fingerprint(model, calibration, test)
     settings = {"net": name, "seed": seed, "saliency": "least_squares", "sparsity": SPARSITY, "fingerprint": own}
     return train_after_removal(

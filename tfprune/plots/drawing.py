@@ -7,20 +7,28 @@ import os
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from tfprune.files import atomic_write
 
 
-def save_figure(figure: Figure, path: str | os.PathLike, *, dots_per_inch: int = 110) -> None:
+def save_figure(
+    figure: Figure, path: str | os.PathLike, *, dots_per_inch: int = 110, num_colours: int | None = None
+) -> None:
     """Write a figure to a file whose ending names the format; nothing half written stays behind.
 
     Args:
         figure: The figure.
         path: File to write; its folder must exist.
         dots_per_inch: Resolution.
+        num_colours: For a PNG, at most 256: keep so many colours, which makes the file several times smaller.
     """
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=dots_per_inch)
+        if num_colours is not None:
+            with Image.open(temporary) as image:
+                reduced = image.convert("RGB").quantize(num_colours, dither=Image.Dither.NONE)
+            reduced.save(temporary, optimize=True)
 
 
 def panels_of(num_panels: int, title: str, *, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from tfprune.plots.drawing import panels_of
 
@@ -44,11 +45,13 @@ def accuracy_against_sparsity(panels: Mapping[str, tuple[Sequence[Any], str]], *
         full = float(np.median([record.full_accuracy for record in records]))
         axes.axhline(full, color="grey", linestyle="--", linewidth=1.2, label="all units", zorder=0)
         axes.set_title(f"{panel_title}\nall units: {full:.3f}", fontsize=10)
-    for axes in grid[1:]:
-        axes.sharey(grid[0])
-    grid[0].set_ylabel("accuracy on the test data")
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel("accuracy on the test data")
+        else:
+            axes.tick_params(labelleft=False)
     figure.supxlabel("share of the units of every layer that are cut out", fontsize=10)
-    _legend_beside(figure, grid[0])
+    num_trainings = max(len(records) for records, _ in panels.values())
+    _legend_beside(figure, grid[0], f"range of {num_trainings} trainings" if num_trainings > 1 else None)
     return figure
 
 
@@ -92,7 +95,7 @@ def _draw_curves(axes: Axes, records: Sequence[Any], saliency: str) -> None:
         axes.fill_between(share, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.15, lw=0)
     axes.xaxis.set_major_formatter("{x:.0f} %")
     axes.set_ylim(0.0, 1.02)
-    axes.set_xlim(left=0.0)
+    axes.set_xlim(0.0, 100.0)
     axes.grid(alpha=0.3)
 
 
@@ -100,8 +103,11 @@ def _label(repair: str) -> str:
     return f"{repair}:\n{REPAIR_MEANINGS[repair]}" if repair in REPAIR_MEANINGS else repair
 
 
-def _legend_beside(figure: Figure, axes: Axes) -> None:
+def _legend_beside(figure: Figure, axes: Axes, band: str | None = None) -> None:
     """One legend for all panels, beside them, where it hides no line."""
     width, height = figure.get_size_inches()
     figure.set_size_inches(width + 2.5, height)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=9)
+    handles, labels = axes.get_legend_handles_labels()
+    if band is not None:
+        handles, labels = [*handles, Patch(color="grey", alpha=0.25, linewidth=0)], [*labels, band]
+    figure.legend(handles, labels, loc="outside right center", fontsize=9, title="repair")
