@@ -423,3 +423,28 @@ def test_a_model_without_removable_units():
 def test_a_row_of_the_wrong_length(dense_net):
     with pytest.raises(ValueError, match="expected shape=\\(None, 9\\)"):
         with_on_nodes(dense_net)([tf.zeros((4, 3)), tf.ones((1, 8))])
+
+
+@pytest.mark.parametrize("cell", [layers.SimpleRNN, layers.GRU, layers.LSTM])
+def test_replacement_reaches_into_the_recurrence(cell, generator):
+    model = randomise(keras.Sequential([keras.Input((4, 3)), cell(5, name="cell"), layers.Dense(2)]))
+    means = LayerValues({"cell": generator.normal(size=5)})
+    masked = with_on_nodes(model, replacement=means)
+    x = generator.normal(size=(6, 4, 3)).astype("float32")
+    off = np.ones((1, 5), "float32")
+    off[0, 2] = 0.0
+    # By hand: what the constant adds through the unit's own recurrent row and through the head goes into the biases.
+    by_hand = keras.models.clone_model(model)
+    by_hand.set_weights(model.get_weights())
+    inner, head = by_hand.layers[0].cell, by_hand.layers[1]
+    recurrent, bias = (np.array(ops.convert_to_numpy(own)) for own in (inner.recurrent_kernel, inner.bias))
+    part = bias[1] if bias.ndim == 2 else bias
+    part += means["cell"][2] * recurrent[2]
+    recurrent[2] = 0.0
+    inner.recurrent_kernel.assign(recurrent)
+    inner.bias.assign(bias)
+    kernel, head_bias = head.get_weights()
+    head_bias = head_bias + means["cell"][2] * kernel[2]
+    kernel[2] = 0.0
+    head.set_weights([kernel, head_bias])
+    np.testing.assert_allclose(masked([x, off]), by_hand(x), atol=1e-5)

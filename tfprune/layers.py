@@ -107,12 +107,15 @@ class Twin(layers.Layer):
 
     Args:
         layer: the built layer that it stands in for.
+        replacement: for each row of `on_nodes` that it takes, what stands in for a unit that is off, one number per
+            unit; None for zeros. Only recurrent states can be replaced by anything else.
         **kwargs: passed on to `keras.layers.Layer`.
     """
 
-    def __init__(self, layer: layers.Layer, **kwargs):
+    def __init__(self, layer: layers.Layer, replacement: list | None = None, **kwargs):
         super().__init__(**kwargs)
         self.layer = layer
+        self.replacement = None if replacement is None else [[float(x) for x in row] for row in replacement]
         self.supports_masking = layer.supports_masking
 
     def compute_output_spec(self, *args, on_nodes=None, sequences_mask=None, **kwargs):
@@ -122,7 +125,11 @@ class Twin(layers.Layer):
         return self.layer.compute_mask(inputs, previous_mask)
 
     def get_config(self):
-        return {**super().get_config(), "layer": keras.saving.serialize_keras_object(self.layer)}
+        layer = keras.saving.serialize_keras_object(self.layer)
+        return {**super().get_config(), "layer": layer, "replacement": self.replacement}
+
+    def _replacement(self, row: int) -> Any:
+        return 0.0 if self.replacement is None else ops.convert_to_tensor(self.replacement[row], self.compute_dtype)
 
     @classmethod
     def from_config(cls, config):
@@ -159,7 +166,9 @@ def _initial_states(layer: layers.RNN, sequences: Any, initial_state: Any) -> li
     return [ops.cast(state, layer.compute_dtype) for state in states]
 
 
-def _masked_rnn(layer: layers.RNN, row: Any, sequences: Any, initial_state: Any, mask: Any, training: Any) -> Any:
+def _masked_rnn(
+    layer: layers.RNN, row: Any, replacement: Any, sequences: Any, initial_state: Any, mask: Any, training: Any
+) -> Any:
     """Runs a recurrent layer whose state h is masked as it enters each step. Returns `(last, outputs, states)`."""
     states = _initial_states(layer, sequences, initial_state)
     if row is None:
@@ -167,7 +176,8 @@ def _masked_rnn(layer: layers.RNN, row: Any, sequences: Any, initial_state: Any,
     on = ops.cast(row, layer.compute_dtype)
 
     def step(inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:
-        output, states = layer.cell(inputs, [states[0] * on, *states[1:]], training=training)
+        entering = replacement + on * (states[0] - replacement)
+        output, states = layer.cell(inputs, [entering, *states[1:]], training=training)
         return output, states if isinstance(states, list | tuple) else [states]
 
     layer._maybe_config_dropout_masks(layer.cell, sequences[:, 0, :], states)
@@ -229,7 +239,9 @@ class MaskedRNN(Twin):
     def call(self, sequences, initial_state=None, mask=None, training=False, on_nodes=None, sequences_mask=None):
         layer = self.layer
         mask = _mask_of(mask, sequences_mask, initial_state)
-        last, outputs, states = _masked_rnn(layer, on_nodes[0], sequences, initial_state, mask, training)
+        last, outputs, states = _masked_rnn(
+            layer, on_nodes[0], self._replacement(0), sequences, initial_state, mask, training
+        )
         output = outputs if layer.return_sequences else last
         return (output, *states) if layer.return_state else output
 
@@ -245,7 +257,9 @@ class MaskedBidirectional(Twin):
         results = []
         for number, direction in enumerate((layer.forward_layer, layer.backward_layer)):
             start = None if half is None else initial_state[number * half : (number + 1) * half]
-            last, outputs, states = _masked_rnn(direction, on_nodes[number], sequences, start, mask, training)
+            last, outputs, states = _masked_rnn(
+                direction, on_nodes[number], self._replacement(number), sequences, start, mask, training
+            )
             results.append((outputs if direction.return_sequences else last, list(states)))
         (forward, forward_states), (backward, backward_states) = results
         if layer.return_sequences:

@@ -11,7 +11,7 @@ from keras import tree
 
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.walk import call_operation, functional, is_graph, run
-from tfprune.layers import MeanReplacement, TakeUnits
+from tfprune.layers import MaskedBidirectional, MaskedRNN, MeanReplacement, TakeUnits
 from tfprune.units import LayerValues, check_like
 
 ON_NODES = "on_nodes"
@@ -33,7 +33,8 @@ def with_on_nodes(
         layers: names of the groups or layers whose units get a column; None takes all units that can be removed, which
             those of the model's outputs never can.
         replacement: what stands in for a unit that is off, one number per unit by group name; None means zero, plain
-            removal. With the means of the units this is mean replacement.
+            removal. With the means of the units this is mean replacement. Where a norm sums over units, and for heads
+            of attention, zero stands in all the same.
 
     Returns:
         A functional model with inputs `[*model.inputs, on_nodes]` and the outputs of `model`; not compiled.
@@ -133,7 +134,13 @@ class _Builder:
             return None
         layer = node.operation
         if id(layer) not in self._twins:
-            self._twins[id(layer)] = record.layer_class(layer, name=layer.name, dtype=layer.dtype_policy)
+            means = [self.means(row) for row in rows]
+            means = (
+                means
+                if issubclass(record.layer_class, MaskedRNN | MaskedBidirectional) and any(row.any() for row in means)
+                else None
+            )
+            self._twins[id(layer)] = record.layer_class(layer, means, name=layer.name, dtype=layer.dtype_policy)
         return self._twins[id(layer)], [row if len(row) else None for row in rows]
 
     def nested(self, model: keras.Model) -> keras.Model | None:
