@@ -87,14 +87,16 @@ class _Ridge:
         moments = moments if intercept else moments.without_means()
         self.mean_x, self.mean_z, self.covariance, self.cross, self.variance_z = moments.centred()
         values, self._vectors = np.linalg.eigh(self.covariance)
-        self._scale = max(float(np.mean(np.diag(self.covariance))), np.finfo(float).tiny)
+        self._scale = float(np.mean(np.diag(self.covariance)))
+        # What rounding leaves of a regressor that is constant must not look like something to learn from.
+        self._noise = 8 * np.finfo(float).eps * float(np.mean(np.diag(moments.xx))) / moments.count
         self._values = np.maximum(values, 0.0)
         self._start = start
         self._gap = self._vectors.T @ (self.cross - self.covariance @ start)
 
     def weights(self, ridge: float) -> np.ndarray:
         """Returns W, shape `(p, q)`, for a ridge as a share of the mean variance of x."""
-        damped = self._values + max(ridge, _FLOOR) * self._scale
+        damped = np.maximum(self._values + max(ridge, _FLOOR) * self._scale + self._noise, np.finfo(float).tiny)
         return self._start + self._vectors @ (self._gap / damped[:, None])
 
     def intercept(self, weights: np.ndarray) -> np.ndarray:

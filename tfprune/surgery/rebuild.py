@@ -71,7 +71,14 @@ class Cut:
     def _functional(self, model: keras.Model) -> keras.Model:
         inputs = [self._input(tensor) for tensor in model.inputs]
         outputs = run(model, inputs, self._call)
-        model_class = type(model) if _has_usual_constructor(model) else keras.Model
+        model_class = type(model)
+        if not _has_usual_constructor(model):
+            model_class = keras.Model
+            warnings.warn(
+                f"model {model.name!r}: its class {type(model).__name__} has a constructor of its own, so that the new "
+                "model is a plain keras.Model, without the methods of that class.",
+                stacklevel=2,
+            )
         return model_class(
             tree.pack_sequence_as(model._inputs_struct, inputs),
             tree.pack_sequence_as(model._outputs_struct, outputs),
@@ -128,7 +135,10 @@ class Cut:
 
     def _rebuilt(self, old: Any) -> Any:
         try:
-            config = _without_build_config(copy.deepcopy(old.get_config()))
+            with warnings.catch_warnings():
+                # Nothing is written to a file here, and the functions themselves are passed on below.
+                warnings.filterwarnings("ignore", message="The object being serialized includes a `lambda`")
+                config = _without_build_config(copy.deepcopy(old.get_config()))
             for edit in self.graph.records.edits.get(id(old), {}).values():
                 _edit(config, edit.path, lambda value, edit=edit: edit.change(value, self.kept(edit.ids)))
             if id(old) in self._with_bias:
@@ -301,20 +311,23 @@ def _copy_optimizer(old: keras.Model, cut: Cut) -> None:
     if not source.built:
         return
     target.build(cut.model.trainable_variables)
-    for one, other in zip(_inner(source), _inner(target), strict=True):
-        of_slot = _slots(one)
-        for slot, new_slot in zip(one.variables, other.variables, strict=True):
-            value = keras.ops.convert_to_numpy(slot)
-            variable = of_slot.get(id(slot))
-            if variable is not None:
-                value = cut.cut(variable, value)
-            if tuple(new_slot.shape) == value.shape:
-                new_slot.assign(value)
-
-
-def _inner(optimizer: Any) -> list[Any]:
-    inside = getattr(optimizer, "inner_optimizer", None)
-    return [optimizer] if inside is None else [inside]
+    of_slot = _slots(getattr(source, "inner_optimizer", source))
+    left_out = 0
+    for slot, new_slot in zip(source.variables, target.variables, strict=True):
+        value = keras.ops.convert_to_numpy(slot)
+        variable = of_slot.get(id(slot))
+        if variable is not None:
+            value = cut.cut(variable, value)
+        if tuple(new_slot.shape) == value.shape:
+            new_slot.assign(value)
+        else:
+            left_out += 1
+    if left_out:
+        warnings.warn(
+            f"keep_optimizer: {left_out} moments of {type(source).__name__} are not shaped like the weights that they "
+            "belong to; they start anew.",
+            stacklevel=4,
+        )
 
 
 def _slots(optimizer: Any) -> dict[int, Any]:
