@@ -110,7 +110,7 @@ def accuracy_table(study: Study, grids: Sequence[RemovalGrid]) -> Table:
     for sparsity in sorted(study.sparsities):
         for saliency in study.saliencies:
             curves = [accuracy_curves(grids, saliency, repair, [sparsity])[:, 0] for repair in REPAIRS]
-            if not np.isnan(curves).all():
+            if not np.isnan(curves).any(axis=1).all():
                 table.add_row(f"{sparsity:.0%}", saliency, *map(_median_and_range, curves))
     return table
 

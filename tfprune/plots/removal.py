@@ -51,7 +51,7 @@ def accuracy_against_sparsity(panels: Mapping[str, tuple[Sequence[Any], str]], *
             axes.tick_params(labelleft=False)
     figure.supxlabel("share of the units of every layer that are cut out", fontsize=10)
     num_trainings = max(len(records) for records, _ in panels.values())
-    _legend_beside(figure, grid[0], f"range of {num_trainings} trainings" if num_trainings > 1 else None)
+    _legend_beside(figure, grid, f"range of {num_trainings} trainings" if num_trainings > 1 else None)
     return figure
 
 
@@ -79,7 +79,7 @@ def training_after_removal(records: Sequence[Any], *, title: str) -> Figure:
         axes.grid(alpha=0.3)
     grid[0].set_ylabel("accuracy on the test data")
     figure.supxlabel("epochs of training after the cut", fontsize=10)
-    _legend_beside(figure, grid[0])
+    _legend_beside(figure, grid)
     return figure
 
 
@@ -96,6 +96,8 @@ def _draw_curves(axes: Axes, records: Sequence[Any], saliency: str) -> None:
     axes.xaxis.set_major_formatter("{x:.0f} %")
     axes.set_ylim(0.0, 1.02)
     axes.set_xlim(0.0, 100.0)
+    # None at the right end, where it would touch the next panel's zero.
+    axes.set_xticks([0, 25, 50, 75])
     axes.grid(alpha=0.3)
 
 
@@ -103,11 +105,17 @@ def _label(repair: str) -> str:
     return f"{repair}:\n{REPAIR_MEANINGS[repair]}" if repair in REPAIR_MEANINGS else repair
 
 
-def _legend_beside(figure: Figure, axes: Axes, band: str | None = None) -> None:
+def _legend_beside(figure: Figure, grid: Sequence[Axes], band: str | None = None) -> None:
     """One legend for all panels, beside them, where it hides no line."""
     width, height = figure.get_size_inches()
     figure.set_size_inches(width + 2.5, height)
-    handles, labels = axes.get_legend_handles_labels()
+    handles_of = {}
+    for axes in grid:
+        handles_of.update(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    # A panel may lack a repair; the order of all is that of the colours.
+    order = [_label(repair) for repair in REPAIR_COLOURS]
+    labels = sorted(handles_of, key=lambda label: order.index(label) if label in order else len(order))
+    handles = [handles_of[label] for label in labels]
     if band is not None:
         handles, labels = [*handles, Patch(color="grey", alpha=0.25, linewidth=0)], [*labels, band]
     figure.legend(handles, labels, loc="outside right center", fontsize=9, title="repair")
