@@ -34,7 +34,8 @@ def refit_gates(kernels: list[Any], stream: Callable) -> None:
     Args:
         kernels: the kernels of the layer, input and recurrent one in turn for every direction; those of the cut layer
             are changed.
-        stream: yields the arguments of the layer's calls, `(old, new)` by name, batch by batch.
+        stream: yields the arguments of the layer's calls, `(old, new)` by name, batch by batch, and 1 where the first
+            sample of the batch has an odd number.
     """
     for number in range(0, len(kernels), 2):
         direction = _Direction(*kernels[number : number + 2], stream)
@@ -70,6 +71,10 @@ class _Direction:
         self._start = [kernel.original[0][kernel.rows] for kernel in self._kernels]
         bias = inputs.new.bias
         self._bias = None if bias is None else np.array(keras.ops.convert_to_numpy(bias), "float64")
+        self._compiled = {
+            free: tf.function(lambda old, new, free=free: self._sums_of_batch(old, new, free), reduce_retracing=True)
+            for free in (False, True)
+        }
 
     def sums(self, *, free: bool) -> list[Halves]:
         """Streams the data once; returns for every block the moments of two halves of the samples.
@@ -77,16 +82,16 @@ class _Direction:
         Args:
             free: whether the states are those of the cut layer, and not the kept ones of the original.
         """
-        compiled = tf.function(lambda old, new: self._sums_of_batch(old, new, free), reduce_retracing=True)
+        compiled = self._compiled[free]
         widths = [len(start) for start in self._start]
         halves = [
             (Moments.zero(p, len(block.columns)), Moments.zero(p, len(block.columns)))
             for block in self._blocks
             for p in [widths[0] * block.inputs + widths[1] * block.states]
         ]
-        for old, new in self._stream():
+        for old, new, odd in self._stream():
             for own, pair in zip(halves, compiled(old, new), strict=True):
-                for half, new_sums in zip(own, pair, strict=True):
+                for half, new_sums in zip(own[::-1] if odd else own, pair, strict=True):
                     half.add(new_sums)
         return halves
 

@@ -20,6 +20,8 @@ from tfprune.layers import attended_heads, entering_states
 
 MOST_COLUMNS = 2048
 """Regressors up to which a kernel is refitted whole; beyond that only its input channels are guessed."""
+MOST_POSITIONS = 128
+"""Positions of a sample's map up to which all of them are rows of a fit."""
 
 
 @dataclass(frozen=True)
@@ -174,23 +176,45 @@ def _convolution(layer: Any) -> list[Reading]:
     return [Reading(layer, layer.kernel, layer.rank, _first_argument, channels, 1, whole, padding_share=share)]
 
 
+def picked_positions(count: int) -> np.ndarray | None:
+    """Returns some of `count` positions of a map, always the same ones, or None for all of a small one.
+
+    Neighbouring positions say nearly the same, and there are many samples.
+    """
+    if count <= MOST_POSITIONS:
+        return None
+    return np.sort(np.random.default_rng(17).permutation(count)[:MOST_POSITIONS])
+
+
 def _receptive_fields(layer: Any, x: Any) -> Any:
-    """Returns one row per position of the output, with zeros where the convolution pads."""
+    """Returns one row per (picked) position of the output, with zeros where the convolution pads."""
     x = _channels_last(layer, x)
-    one = [1] * (2 - layer.rank)
-    if layer.rank == 1:
-        if layer.padding == "causal":
-            reach = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
-            x = tf.pad(x, [[0, 0], [reach, 0], [0, 0]])
-        x = x[:, None]
-    patches = tf.image.extract_patches(
-        x,
-        sizes=[1, *one, *layer.kernel_size, 1],
-        strides=[1, *one, *layer.strides, 1],
-        rates=[1, *one, *layer.dilation_rate, 1],
-        padding="SAME" if layer.padding == "same" else "VALID",
-    )
-    return tf.reshape(patches, [-1, patches.shape[-1]])
+    places = [_places(layer, axis, length) for axis, length in enumerate(x.shape[1:-1])]
+    height, width = places if layer.rank == 2 else [np.zeros((1, 1), int), *places]
+    lengths = (1, *x.shape[1:-1])[-2:]
+    inside = (height >= 0)[:, None, :, None] & (width >= 0)[None, :, None, :]
+    # One more entry, of zeros, stands for the padding.
+    index = np.where(inside, height[:, None, :, None] * lengths[1] + width[None, :, None, :], lengths[0] * lengths[1])
+    index = index.reshape(len(height) * len(width), -1)
+    picked = picked_positions(len(index))
+    index = index if picked is None else index[picked]
+    flat = tf.reshape(x, [-1, lengths[0] * lengths[1], x.shape[-1]])
+    fields = tf.gather(tf.pad(flat, [[0, 0], [0, 1], [0, 0]]), index.ravel(), axis=1)
+    return tf.reshape(fields, [-1, index.shape[1] * x.shape[-1]])
+
+
+def _places(layer: Any, axis: int, length: int) -> np.ndarray:
+    """Returns which input position each tap of each output position reads, `(outputs, taps)`; -1 for padding."""
+    size, stride, rate = layer.kernel_size[axis], layer.strides[axis], layer.dilation_rate[axis]
+    reach = (size - 1) * rate + 1
+    if layer.padding == "same":
+        num_outputs = -(-length // stride)
+        before = max((num_outputs - 1) * stride + reach - length, 0) // 2
+    else:
+        before = reach - 1 if layer.padding == "causal" else 0
+        num_outputs = (length + before - reach) // stride + 1
+    places = np.arange(num_outputs)[:, None] * stride + np.arange(size)[None] * rate - before
+    return np.where((places >= 0) & (places < length), places, -1)
 
 
 def _padding_share(layer: Any) -> float:
@@ -199,12 +223,7 @@ def _padding_share(layer: Any) -> float:
     spatial = shape[1:-1] if layer.data_format == "channels_last" else shape[2:]
     if layer.padding != "same" or None in spatial:
         return 0.0
-    inside = 1.0
-    for length, size, stride, rate in zip(spatial, layer.kernel_size, layer.strides, layer.dilation_rate, strict=True):
-        num_outputs = -(-length // stride)
-        before = max((num_outputs - 1) * stride + (size - 1) * rate + 1 - length, 0) // 2
-        places = np.arange(num_outputs)[:, None] * stride + np.arange(size)[None] * rate - before
-        inside *= float(((places >= 0) & (places < length)).mean())
+    inside = math.prod(float((_places(layer, axis, length) >= 0).mean()) for axis, length in enumerate(spatial))
     return 1.0 - inside
 
 

@@ -15,14 +15,13 @@ from tfprune.data import as_batches
 from tfprune.graph import UnitGraph
 from tfprune.repair.gates import is_gated, refit_gates
 from tfprune.repair.moments import Moments, fit, row_sums
-from tfprune.repair.readers import MOST_COLUMNS, Reading
+from tfprune.repair.readers import MOST_COLUMNS, Reading, picked_positions
 from tfprune.repair.rules import Channels, Repair
 from tfprune.surgery.activations import Activations, Program
 from tfprune.surgery.rebuild import Cut, can_get_bias
 from tfprune.surgery.sites import Addition, Followers, Site, batch_size_for, find_sites
 
 _MOST_BYTES = 2**30
-_MOST_ROWS = 128
 
 
 class Kernel:
@@ -114,6 +113,10 @@ class Repairer:
         """Makes ready what runs the data through both models."""
         size = min((batch_size_for(site) for site in sites), default=1)
         batches = as_batches(self._data, self._cut.graph.model, batch_size=size, targets="ignore")
+        if isinstance(self._data, tf.data.Dataset):
+            # It may come in another order each time, but both models must see the same samples side by side.
+            parts = zip(*(batch.inputs for batch in batches), strict=True)
+            batches = as_batches([np.concatenate(own) for own in parts], self._cut.graph.model, batch_size=size)
         self._old = Activations(Program(self._cut.graph.model), batches, _MOST_BYTES)
         self._new = Activations(Program(self._cut.model), batches, _MOST_BYTES)
 
@@ -131,7 +134,9 @@ class Repairer:
 
     def _site(self, site: Site, kernels: list[Kernel], done: set[Site]) -> None:
         if self._repair.refits and is_gated(site.old):
-            refit_gates(kernels, lambda: ((_tensors(old), _tensors(new)) for old, new, _ in self._stream(site)))
+            refit_gates(
+                kernels, lambda: ((_tensors(old), _tensors(new), odd) for old, new, _, odd in self._stream(site))
+            )
             return
         addition = self._followers.addition(site, done) if self._repair.refits and self._sequential else None
         for kernel in kernels:
@@ -153,7 +158,7 @@ class Repairer:
         def rows(old: dict, new: dict, extra: Any) -> tuple[Any, Any]:
             x = self._left(kernel, kernel.old.source(old), kernel.new.source(new), kernel.old.regressors)
             z = tf.gather(kernel.old.products(kernel.old.source(old)), outputs, axis=1)
-            return x, z if extra is None else z + extra
+            return x, z if extra is None else z + _rows_like(extra, z)
 
         taps, _, num_outputs = kernel.original.shape
         start = kernel.original[:, kernel.rows].reshape(-1, num_outputs)
@@ -207,8 +212,11 @@ class Repairer:
                 groups[unit] = name
         return Channels(site.name, tuple(groups), places, kept, halves)
 
-    def _stream(self, site: Site, addition: Addition | None = None) -> Iterator[tuple[dict, dict, Any]]:
-        """Yields for every batch and call of the site the arguments, `(old, new)`, and what an addition asks for."""
+    def _stream(self, site: Site, addition: Addition | None = None) -> Iterator[tuple[dict, dict, Any, int]]:
+        """Yields for every batch and call of the site the arguments, `(old, new)`, and what an addition asks for.
+
+        Last comes 1 where the first sample of the batch has an odd number, so that halves do not hang on the batches.
+        """
         others = [] if addition is None else addition.others
         sides = []
         for side, nodes, activations in (
@@ -222,13 +230,15 @@ class Repairer:
             pending = self._pending if side else set()
             sides.append((calls, makers, activations.values(wanted, self._later[side], pending)))
         (old_calls, old_makers, old_values), (new_calls, new_makers, new_values) = sides
+        odd = 0
         for old, new in zip(old_values, new_values, strict=True):
             extra = None
             if addition is not None:
                 errors = [old[call.writes[0]] for call in old_makers], [new[call.writes[0]] for call in new_makers]
                 extra = _compensation(addition, *errors, self._cut)
             for one, other in zip(old_calls, new_calls, strict=True):
-                yield self._cut_beside(one.node, one.named_arguments(old)), other.named_arguments(new), extra
+                yield self._cut_beside(one.node, one.named_arguments(old)), other.named_arguments(new), extra, odd
+            odd = (odd + keras.tree.flatten(_tensors(one.named_arguments(old)))[0].shape[0]) % 2
 
     def _cut_beside(self, node: Any, arguments: dict) -> dict:
         """Takes what is kept along axes of units that a dense layer does not contract over: other rows of its input."""
@@ -246,10 +256,10 @@ class Repairer:
     def _moments(self, site: Site, rows: Callable, shape: tuple, addition: Addition | None) -> tuple[Moments, Moments]:
         """Streams the data once; returns the moments of two halves of the samples."""
         halves = Moments.zero(*shape), Moments.zero(*shape)
-        for old, new, extra in self._stream(site, addition):
+        for old, new, extra, odd in self._stream(site, addition):
             num_samples = keras.tree.flatten(_tensors(old))[0].shape[0]
             x, z = rows(old, new, extra)
-            for half, sums in zip(halves, _halved_sums(x, z, num_samples), strict=True):
+            for half, sums in zip(halves, _halved_sums(x, z, num_samples, odd), strict=True):
                 half.add(sums)
         return halves
 
@@ -267,17 +277,27 @@ def _warn_of_unread(cut: Cut, sites: list[Site], name: str) -> None:
         )
 
 
-def _halved_sums(x: Any, z: Any, num_samples: int) -> list[tuple]:
+def _halved_sums(x: Any, z: Any, num_samples: int, odd: int) -> list[tuple]:
     """Returns the sums over the rows of every other sample, and over those of the rest.
 
-    Of a sample with very many rows some are picked, evenly spread: neighbouring positions say the same.
+    Of a sample with very many rows some are picked.
     """
     per_sample = x.shape[0] // num_samples
     x, z = (tf.reshape(own, [num_samples, per_sample, own.shape[-1]]) for own in (x, z))
-    if per_sample > _MOST_ROWS:
-        picked = tf.random.experimental.stateless_shuffle(tf.range(per_sample), seed=[17, 23])[:_MOST_ROWS]
+    picked = picked_positions(per_sample)
+    if picked is not None:
         x, z = tf.gather(x, picked, axis=1), tf.gather(z, picked, axis=1)
-    return [row_sums(tf.reshape(x[k::2], [-1, x.shape[-1]]), tf.reshape(z[k::2], [-1, z.shape[-1]])) for k in (0, 1)]
+    return [
+        row_sums(tf.reshape(x[k::2], [-1, x.shape[-1]]), tf.reshape(z[k::2], [-1, z.shape[-1]])) for k in (odd, 1 - odd)
+    ]
+
+
+def _rows_like(extra: Any, rows: Any) -> Any:
+    """Returns `extra`, shape `(samples, positions, outputs)`, for the positions that `rows` has: all or picked ones."""
+    picked = picked_positions(extra.shape[1])
+    if picked is not None and extra.shape[0] * extra.shape[1] != rows.shape[0]:
+        extra = tf.gather(extra, picked, axis=1)
+    return tf.reshape(extra, [-1, extra.shape[-1]])
 
 
 def _tensors(arguments: dict) -> dict:
@@ -315,7 +335,7 @@ def _compensation(addition: Addition, old: list[Any], new: list[Any], cut: Cut) 
         # A channel that the norm all but switches off cannot make up for anything.
         small = tf.abs(scale) < 1e-3 * tf.reduce_max(tf.abs(scale))
         total = tf.where(small, 0.0, total / tf.where(small, 1.0, scale))
-    return tf.reshape(total, [-1, total.shape[-1]])
+    return tf.reshape(total, [total.shape[0], -1, total.shape[-1]])
 
 
 def _checked_guess(guess: Any, channels: Channels, name: str) -> tuple[np.ndarray, np.ndarray]:
