@@ -52,7 +52,7 @@ def digits_net(kind: str, seed: int, epochs: int) -> tuple[keras.Model, real_net
         layers.append(keras.layers.Dense(32, activation="relu", name="dense1"))
     layers.append(keras.layers.Dense(10, name="logits"))
     model = real_nets.compile_classifier(keras.Sequential(layers, name=kind), keras.optimizers.Adam(2e-3))
-    model.fit(*data[0], epochs=epochs, batch_size=32, verbose=0)
+    model.fit(*data[0], epochs=epochs, batch_size=64, verbose=0)
     return model, data
 
 
@@ -73,7 +73,7 @@ def run_study(
 
 def study_digits(folder: Path, *, quick: bool, seed: int) -> Grids:
     """Trains and studies the three nets on the digits."""
-    epochs = 12 if quick else 40
+    epochs = 20 if quick else 30
     return {
         name: [run_study(study, name, seed, digits_net(name, seed, epochs), folder)]
         for name, study in DIGITS_STUDIES.items()
