@@ -31,10 +31,12 @@ def measure(name, samples):
     model = {"thesis": thesis_net, "residual": residual_net, "vgg16": vgg}[name]()
     x = np.random.default_rng(0).uniform(size=(samples, *model.input_shape[1:])).astype("float32")
     before = peak_gigabytes()
-    cold = seconds(lambda: tfprune.remove(model, keep_part(model), repair="least_squares", data=x), 1, warm=0)
-    warm = cold if name == "vgg16" else seconds(
-        lambda: tfprune.remove(model, keep_part(model), repair="least_squares", data=x), 3, warm=0
-    )  # fmt: skip
+
+    def repaired():
+        return tfprune.remove(model, keep_part(model), repair="least_squares", data=x)
+
+    cold = seconds(repaired, 1, warm=0)
+    warm = cold if name == "vgg16" else seconds(repaired, 2, warm=0)
     print(cold, warm, before, peak_gigabytes())
 
 
@@ -52,6 +54,7 @@ def main():
         command = [sys.executable, __file__, name, str(samples)]
         found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-4:]
         rows.append([name, str(samples), *map(float, found), str(TARGETS.get((name, samples), ""))])
+        print("  ".join(map(str, rows[-1])), flush=True)
     header = ["network", "samples", "first s", "then s", "GB before", "GB peak", "target s"]
     print_table("least_squares, half of the units of every group removed", header, rows)
 
