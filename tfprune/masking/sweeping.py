@@ -30,7 +30,7 @@ from tfprune.units import LayerValues, check_like
 _MOST_POINTS_AT_ONCE = 1024
 # Numbers that one step may fill before and behind the first mask, which bounds the memory of a sweep.
 _FLOATS_BEFORE = 2**25
-_FLOATS_AFTER = 2**22
+_FLOATS_AFTER = 2**24
 _MOST_RUNNERS = 4
 _SECONDS_BETWEEN_SAVES = 5.0
 
