@@ -522,3 +522,23 @@ def test_head_without_softmax():
     )
     assert np.abs(outputs_of(logits, inputs).sum(axis=1) - 1.0).max() > 0.1
     assert head_without_softmax(NETS["conv_2d"]()).name == "conv_2d"
+
+
+def test_a_mask_becomes_a_row_in_the_order_of_the_graph():
+    model = keras.Sequential(
+        [keras.Input((3,)), layers.Dense(2, name="first"), layers.Dense(3, name="second"), layers.Dense(1)]
+    )
+    graph = unit_groups(model)
+    row = graph.on_nodes({"second": [True, False, True], "first": [False, True]})
+    assert row.tolist() == [[0.0, 1.0, 1.0, 0.0, 1.0]]
+    assert graph.on_nodes({"second": [0.5, 0.0, 1.0]}).tolist() == [[1.0, 1.0, 0.5, 0.0, 1.0]]
+    with pytest.raises(ValueError, match="'secnd' is not a layer of model .* Did you mean 'second'"):
+        graph.on_nodes({"secnd": [True] * 3})
+
+
+def test_a_member_is_pointed_to_its_group():
+    x = keras.Input((3,))
+    one, other = layers.Dense(2, name="one")(x), layers.Dense(2, name="other")(x)
+    graph = unit_groups(keras.Model(x, layers.Dense(1)(layers.Add()([one, other]))))
+    with pytest.raises(KeyError, match="the units of layer 'other' are in the group 'one'"):
+        graph["other"]

@@ -348,7 +348,7 @@ def test_merge_refuses_what_makes_no_sense():
         merge([Merged("first", 1, 0), Merged("first", 1, 2)])
     with pytest.raises(ValueError, match="or with itself"):
         merge([Merged("first", 1, 1)])
-    with pytest.raises(ValueError, match="unit 3 of 'first' should stand in for 1, but is off"):
+    with pytest.raises(ValueError, match="kept=3 of 'first' is off in the mask, but should be on"):
         remove(model, mask_without(model, {"first": [1, 3]}), repair=merge([Merged("first", 1, 3)]))
 
 
@@ -704,3 +704,19 @@ def test_doubles_and_halves(generator):
         data = generator.normal(size=(300, 5)).astype("float32")
         small = remove(model, mask_without(model, {"first": [1]}), repair="least_squares", data=data)
         assert relative(outputs_of(model, [data]), outputs_of(small, [data])) < tolerance
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (Merged("frist", 1, 3), "did you mean 'first'"),
+        (Merged("first", 99, 3), "removed=99 is no unit of 'first'"),
+        (Merged("first", 2, 3), "removed=2 of 'first' is on in the mask, but should be off"),
+    ],
+)
+def test_a_merge_that_does_not_fit_is_refused(pair, message):
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(4, name="first"), layers.Dense(1)])
+    with pytest.raises(ValueError, match=message):
+        tfprune.remove(model, {"first": [True, False, True, True]}, repair=merge([pair]))
+    with pytest.raises(TypeError, match="merge: expected Merged"):
+        merge([(1, 2)])

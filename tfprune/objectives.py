@@ -55,7 +55,7 @@ def _given_or_compiled(model: keras.Model, loss: Any) -> tuple[Any, Any]:
     if not getattr(model, "compiled", False) or model.loss is None:
         raise ValueError(
             f"loss: model {model.name!r} is not compiled with a loss and none was given. Pass loss=..., for example "
-            "loss='sparse_categorical_crossentropy', or compile the model with one."
+            "loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), or compile the model with one."
         )
     config = model._compile_config
     return model.loss, None if config is None else config.config.get("loss_weights")

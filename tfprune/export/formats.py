@@ -29,7 +29,7 @@ def saved_model(model: keras.Model, path: str | os.PathLike, *, tolerance: float
     """Writes a TensorFlow SavedModel, for TensorFlow Serving and other languages, and checks it.
 
     The folder is loaded back and compared with the model on random inputs; it appears at `path` only if they agree.
-    Its endpoint is `serve`: `tf.saved_model.load(path).serve(inputs)`.
+    Its endpoint is `serve`: `loaded = tf.saved_model.load(path)`, then `loaded.serve(inputs)`; hold on to `loaded`.
 
     Args:
         model: a Sequential or functional model.

@@ -16,6 +16,7 @@ from rich.table import Table
 from tfprune.graph.ids import NOTHING
 from tfprune.graph.read import read
 from tfprune.graph.step import Records
+from tfprune.units import check_like
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +125,25 @@ class UnitGraph(Mapping[str, Group]):
         # The entry behind the last one answers for the -1 of a position without a unit.
         return np.append(on, True)[columns]
 
+    def on_nodes(self, mask: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Returns a mask as the row that the input `on_nodes` of `with_on_nodes(model)` takes.
+
+        Args:
+            mask: one array per group, of bool or numbers, in any order; groups that it leaves out are on.
+
+        Returns:
+            Shape `(1, num_units)`, float32, in the order of the graph.
+
+        Raises:
+            ValueError: if a group is unknown or of another length.
+        """
+        for name in mask:
+            if name not in self:
+                raise ValueError(self.unknown(name))
+        mask = check_like(mask, self.sizes, "mask", partial=True)
+        rows = [np.asarray(mask.get(name, np.ones(size)), "float32") for name, size in self.sizes.items()]
+        return np.concatenate([np.zeros(0, "float32"), *rows])[None]
+
     def choose(self, layers: Iterable[str] | str | None) -> tuple[str, ...]:
         """Returns the names of the groups that `layers` means, in the order of the graph.
 
@@ -149,6 +169,9 @@ class UnitGraph(Mapping[str, Group]):
         known = f"Groups with removable units: {', '.join(self.names) or 'none'}."
         if name in self.fixed:
             return f"layers: the units of {name!r} cannot be removed ({self.fixed[name][1]}). {known}"
+        holders = [group.name for group in self.values() if name in {member.name for member in group.members}]
+        if holders:
+            return f"layers: the units of layer {name!r} are in the group {', '.join(map(repr, holders))}. {known}"
         if name in {layer.name for layer in self.model._flatten_layers()}:
             return f"layers: layer {name!r} makes no units that can be removed. {known}"
         near = difflib.get_close_matches(str(name), self.names, n=1)

@@ -27,8 +27,10 @@ def register(*layer_classes: type, follows: bool = False) -> Callable[[Callable]
 
     The row is called as `row(step, *args, **kwargs)` with the arguments of the layer's own call, in which every tensor
     is a `Signal` (`.axes`: ids along each axis, `.shape`). It tells `step` what the layer does (`emit`, `contract`,
-    `weight`, `size`, `unite`, `fix`, `activation`) and returns the axes of the output: a tuple with one entry per axis,
-    or a list of such tuples for several outputs. The exact class counts: a subclass needs its own row, as it may
+    `weight`, `size`, `unite`, `fix`, `activation`: see the methods of `tfprune.graph.Step`; every weight of the layer
+    that has an axis of units, a bias too, is to be named by `weight`) and returns the axes of the output: a tuple with
+    one entry per axis (`inputs.axes` if they stay), or a list of such tuples for several outputs. FLOPs of a new class
+    are taught by `register_flops`. The exact class counts: a subclass needs its own row, as it may
     compute something else.
 
     Args:

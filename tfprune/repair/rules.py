@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.repair.moments import Moments, fit
+from tfprune.units import describe_unknown
 
 Guess = tuple[np.ndarray, np.ndarray]
 """`(A, c)`: the units are guessed as `left @ A + c`; A has shape `(left, units)`, c has shape `(units,)`."""
@@ -54,12 +55,14 @@ class Repair:
         guess: takes `Channels`, returns `(A, c)`; None for one that does nothing.
         needs_data: whether data must be given.
         refits: whether whole kernels are refitted where they can be; `guess` then serves the others.
+        check: if given, takes the mask as a dictionary of bool by group; raises ValueError if the repair does not fit.
     """
 
     name: str
     guess: Callable[[Channels], Guess] | None
     needs_data: bool = True
     refits: bool = False
+    check: Callable[[Mapping[str, np.ndarray]], None] | None = None
 
 
 def _mean(channels: Channels) -> Guess:
@@ -106,13 +109,23 @@ def merge(pairs: Iterable[Merged]) -> Repair:
     """Returns the repair that gives the weights of removed units to partners (Gedeon and Harris 1991).
 
     Args:
-        pairs: who stands in for whom; a removed unit without a pair counts as zero.
+        pairs: who stands in for whom, as `Merged`; a removed unit without a pair counts as zero.
 
     Raises:
-        ValueError: if a unit is given away twice, or to itself.
+        TypeError: if a pair is no `Merged`.
+        ValueError: if a unit is given away twice, or to itself. `remove` raises it if a group or unit does not exist,
+            if the one to be removed is on, or the one that stands in for it is off.
+
+    Example:
+        Unit 3 of the layer `hidden` goes, unit 5 does the same at half the strength:
+
+        >>> merge([Merged("hidden", removed=3, kept=5, factor=2.0)]).name
+        'merge'
     """
     partners: Mapping[tuple[str, int], Merged] = {}
     for pair in pairs:
+        if not isinstance(pair, Merged):
+            raise TypeError(f"merge: expected Merged(group, removed, kept, factor, offset), received {pair!r}.")
         if (pair.group, pair.removed) in partners or pair.removed == pair.kept:
             raise ValueError(f"merge: unit {pair.removed} of {pair.group!r} is merged twice, or with itself: {pair}.")
         partners[pair.group, pair.removed] = pair
@@ -125,16 +138,29 @@ def merge(pairs: Iterable[Merged]) -> Repair:
             pair = partners.get((group, int(place)))
             if pair is None or channels.kept[unit]:
                 continue
-            partner = places.get((group, pair.kept))
-            if partner is None:
-                raise ValueError(
-                    f"merge: unit {pair.kept} of {group!r} should stand in for {pair.removed}, but is off."
-                )
-            matrix[rank[partner], unit] = pair.factor
+            matrix[rank[places[group, pair.kept]], unit] = pair.factor
             offset[unit] = pair.offset
         return matrix, offset
 
-    return Repair("merge", guess, needs_data=False)
+    def check(mask: Mapping[str, np.ndarray]) -> None:
+        for pair in partners.values():
+            _check_pair(pair, mask)
+
+    return Repair("merge", guess, needs_data=False, check=check)
+
+
+def _check_pair(pair: Merged, mask: Mapping[str, np.ndarray]) -> None:
+    if pair.group not in mask:
+        raise ValueError(f"merge: {describe_unknown([pair.group], mask)} Received {pair}.")
+    kept = mask[pair.group]
+    for what, unit, wanted in (("removed", pair.removed, False), ("kept", pair.kept, True)):
+        if not 0 <= unit < len(kept):
+            raise ValueError(f"merge: {what}={unit} is no unit of {pair.group!r}, which has {len(kept)}: {pair}.")
+        if kept[unit] != wanted:
+            raise ValueError(
+                f"merge: {what}={unit} of {pair.group!r} is {'on' if kept[unit] else 'off'} in the mask, but should be "
+                f"{'on' if wanted else 'off'}: {pair}."
+            )
 
 
 def _units(channels: Channels) -> Iterable[tuple[str | None, Any]]:
@@ -159,4 +185,6 @@ def find_repair(repair: Any) -> Repair:
         return NAMED[repair]
     if callable(repair):
         return Repair(getattr(repair, "__name__", "own"), repair)
-    raise TypeError(f"repair: expected a name, a Repair or a function, received {type(repair).__name__}.")
+    raise TypeError(
+        f"repair: expected one of {', '.join(map(repr, NAMED))}, a Repair or a function, received {repair!r}."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -71,6 +72,8 @@ def remove(
     repair = find_repair(repair)
     graph = unit_groups(model)
     on = checked_mask(graph, mask)
+    if repair.check is not None:
+        repair.check({name: on[group.start : group.start + group.size] for name, group in graph.items()})
     if repair.needs_data:
         _check_data(model, data, repair.name)
     cut = cut_out(graph, on, repair, data, sequential=sequential)
@@ -99,6 +102,11 @@ def _check_data(model: keras.Model, data: Any, name: str) -> None:
         )
 
 
+def _layer_names(graph: UnitGraph) -> set[str]:
+    members = {member.name for group in graph.values() for member in group.members}
+    return members | {layer.name for layer in graph.model._flatten_layers()}
+
+
 def checked_mask(graph: UnitGraph, mask: Any) -> np.ndarray:
     """Returns which units stay, shape `(num_units,)`; groups that `mask` leaves out stay whole.
 
@@ -106,6 +114,9 @@ def checked_mask(graph: UnitGraph, mask: Any) -> np.ndarray:
         ValueError: if a group is unknown or of another length, if a group would be empty, or if a layer needs equal
             numbers of two kinds of units and would not have them.
     """
+    for name in mask if isinstance(mask, Mapping) else ():
+        if name in graph.fixed or (name not in graph and name in _layer_names(graph)):
+            raise ValueError(f"mask: {graph.unknown(name).removeprefix('layers: ')}")
     mask = check_like(mask, graph.sizes, "mask", partial=True, boolean=True)
     on = np.ones(graph.num_units, bool)
     for name, kept in mask.items():
