@@ -211,14 +211,20 @@ def _latency_rows(model: keras.Model, small: keras.Model, shapes: list, runs: in
     if not runs:
         return []
     fixed = fixed_batch(model) or fixed_batch(small)
-    calls = [tf.function(plain_call(own)) for own in (model, small)]
     rows = []
     for batch in [fixed] if fixed else LATENCY_BATCHES:
         tensors = list(map(tf.constant, random_inputs(model, batch, shapes=shapes)))
-        medians = _median_milliseconds([functools.partial(call, *tensors) for call in calls], runs)
+        calls = [functools.partial(_traced(own, tensors), *tensors) for own in (model, small)]
+        medians = _median_milliseconds(calls, runs)
         samples = "1 sample" if batch == 1 else f"{batch} samples"
         rows.append(_row(f"latency, {samples}", *medians, "ms"))
     return rows
+
+
+def _traced(model: keras.Model, tensors: list[tf.Tensor], *, any_batch: bool = False) -> Callable[..., list]:
+    """Returns the model's forward pass, compiled for the shapes of `tensors`: one trace, which TensorFlow accepts."""
+    specs = [tf.TensorSpec([None if any_batch else len(own), *own.shape[1:]], own.dtype) for own in tensors]
+    return tf.function(plain_call(model)).get_concrete_function(*specs)
 
 
 def _median_milliseconds(calls: list[Callable[[], list]], runs: int) -> list[float]:
@@ -299,10 +305,12 @@ def _difference_row(model: keras.Model, small: keras.Model, batches: Any, shapes
         batch = fixed_batch(model) or 32
         notes.append(f"Outputs were compared on {batch} random samples.")
         batches = [Batch(random_inputs(model, batch, shapes=shapes), None, None)]
-    calls = [tf.function(plain_call(own), reduce_retracing=True) for own in (model, small)]
+    calls: list[Callable] = []
     largest = difference = 0.0
     for batch in batches:
         tensors = list(map(tf.constant, batch.inputs))
+        any_batch = fixed_batch(model) is None
+        calls = calls or [_traced(own, tensors, any_batch=any_batch) for own in (model, small)]
         for one, other in zip(*(call(*tensors) for call in calls), strict=True):
             one, other = (np.asarray(keras.ops.convert_to_numpy(output), np.float64) for output in (one, other))
             # np.maximum passes NaN on, max() may not.
