@@ -11,6 +11,7 @@ from tfprune import (
     keep_budget,
     keep_random,
     keep_top,
+    select,
     unit_groups,
 )
 from tfprune.graph import count_flops, count_parameters
@@ -294,3 +295,11 @@ def test_keep_budget_refuses_open_lengths_for_flops_only():
         keep_budget(model, scores, flops=0.5)
     with pytest.raises(TypeError, match="expected a keras.Model"):
         keep_budget("net", scores, parameters=0.5)
+
+
+def test_a_budget_of_flops_says_which_layers_it_cannot_count(monkeypatch):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(8, name="first"), keras.layers.Dense(2)])
+    monkeypatch.setattr(select, "guessed_flops", lambda graph: ("first",))
+    with pytest.warns(UserWarning, match="flops: first count too little"):
+        mask = keep_budget(model, LayerValues({"first": np.arange(8.0)}), flops=0.5)
+    assert 0 < mask["first"].sum() < 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import keras
 import numpy as np
 
 from tfprune.graph import UnitGraph, unit_groups
-from tfprune.graph.flops import Costs
+from tfprune.graph.flops import Costs, guessed_flops
 from tfprune.units import LayerValues, check_like
 
 SCOPES = ("group", "global")
@@ -174,6 +175,13 @@ def keep_budget(
     check_like(scores.map(np.isfinite), graph.sizes, "scores", partial=True)
     scores = LayerValues({name: scores[name] for name in graph if name in scores})
     costs = Costs(graph, flops=flops is not None)
+    guessed = guessed_flops(graph) if flops is not None else ()
+    if guessed:
+        warnings.warn(
+            f"flops: {', '.join(guessed)} count too little, as their class has no row; teach it with "
+            "tfprune.graph.register_flops.",
+            stacklevel=2,
+        )
 
     def cost(on: np.ndarray) -> dict[str, int]:
         known = {"parameters": costs.parameters(on)}
