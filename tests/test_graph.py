@@ -542,3 +542,22 @@ def test_a_member_is_pointed_to_its_group():
     graph = unit_groups(keras.Model(x, layers.Dense(1)(layers.Add()([one, other]))))
     with pytest.raises(KeyError, match="the units of layer 'other' are in the group 'one'"):
         graph["other"]
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (lambda step, inputs: inputs, "must return a tuple of ids or None for each of the 2 axes"),
+        (lambda step, inputs: inputs.axes[:1], "must return a tuple of ids or None for each of the 2 axes"),
+        (lambda step, inputs: step.emitt(3), "AttributeError: 'Step' object has no attribute 'emitt'"),
+    ],
+)
+def test_a_wrong_row_is_told_with_its_layer(read, message):
+    class Odd(layers.Layer):
+        def call(self, inputs):
+            return inputs
+
+    register(Odd)(read)
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2), Odd(name="odd"), layers.Dense(1)])
+    with pytest.raises(TypeError, match=f"The row for Odd cannot read the call of 'odd'.*{message}"):
+        unit_groups(model)

@@ -101,13 +101,18 @@ class _Reader:
         if reason is not None:
             step.wall(reason, signals)
             return untracked
+        row = f"The row for {type(node.operation).__name__} cannot read the call of {name!r}"
         try:
             result = row_of(node.operation).read(step, *args, **kwargs)
-        except TypeError as error:
-            raise TypeError(
-                f"The row for {type(node.operation).__name__} cannot read the call of {name!r}: {error}"
-            ) from error
+        except Exception as error:  # A row may be a stranger's; whatever it raises is told with its layer.
+            raise TypeError(f"{row}: {type(error).__name__}: {error}") from error
         outputs = result if isinstance(result, list) else [result]
+        for axes, tensor in zip(outputs, node.outputs, strict=False):
+            if not isinstance(axes, tuple) or len(axes) != len(tensor.shape):
+                raise TypeError(
+                    f"{row}: it must return a tuple of ids or None for each of the {len(tensor.shape)} axes of an "
+                    f"output, such as inputs.axes; received {axes!r}."
+                )
         tied = self._tied.get(id(node.operation))
         if tied is not None:
             for axes in [*outputs, *(signal.axes for signal in signals)]:
