@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 """Ridges to choose from, as shares of the mean variance of the regressors. The smallest keeps exact relations exact."""
@@ -81,23 +82,35 @@ def row_sums(x: Any, z: Any) -> tuple[Any, ...]:
 
 
 class _Ridge:
-    """Ridge regression of one set of moments, for any ridge, by one eigendecomposition; pulled towards `start`."""
+    """Ridge regression of one set of moments, for any ridge, pulled towards `start`."""
 
     def __init__(self, moments: Moments, start: np.ndarray, intercept: bool):
         moments = moments if intercept else moments.without_means()
         self.mean_x, self.mean_z, self.covariance, self.cross, self.variance_z = moments.centred()
-        values, self._vectors = np.linalg.eigh(self.covariance)
         self._scale = float(np.mean(np.diag(self.covariance)))
         # What rounding leaves of a regressor that is constant must not look like something to learn from.
         self._noise = 8 * np.finfo(float).eps * float(np.mean(np.diag(moments.xx))) / moments.count
-        self._values = np.maximum(values, 0.0)
         self._start = start
-        self._gap = self._vectors.T @ (self.cross - self.covariance @ start)
+        self._gap = self.cross - self.covariance @ start
 
     def weights(self, ridge: float) -> np.ndarray:
         """Returns W, shape `(p, q)`, for a ridge as a share of the mean variance of x."""
-        damped = np.maximum(self._values + max(ridge, _FLOOR) * self._scale + self._noise, np.finfo(float).tiny)
-        return self._start + self._vectors @ (self._gap / damped[:, None])
+        damping = max(ridge, _FLOOR) * self._scale + self._noise
+        if damping <= 0:
+            # All regressors are zero on every row.
+            return self._start
+        damped = self.covariance.copy()
+        diagonal = np.einsum("ii->i", damped)
+        diagonal += damping
+        while True:
+            try:
+                # A factorisation per ridge costs less than one eigendecomposition for all.
+                factor = cho_factor(damped, lower=True, check_finite=False)
+                return self._start + cho_solve(factor, self._gap, check_finite=False)
+            except LinAlgError:
+                # Rounding made the covariance indefinite by more than the ridge.
+                diagonal += 10 * damping
+                damping *= 10
 
     def intercept(self, weights: np.ndarray) -> np.ndarray:
         """Returns b, shape `(q,)`, for given W."""
