@@ -311,7 +311,7 @@ def _copy_optimizer(old: keras.Model, cut: Cut) -> None:
     if not source.built:
         return
     target.build(cut.model.trainable_variables)
-    of_slot = _slots(getattr(source, "inner_optimizer", source))
+    of_slot = slots_of(getattr(source, "inner_optimizer", source))
     left_out = 0
     for slot, new_slot in zip(source.variables, target.variables, strict=True):
         value = keras.ops.convert_to_numpy(slot)
@@ -330,7 +330,7 @@ def _copy_optimizer(old: keras.Model, cut: Cut) -> None:
         )
 
 
-def _slots(optimizer: Any) -> dict[int, Any]:
+def slots_of(optimizer: Any) -> dict[int, Any]:
     """Returns the variable that each slot belongs to, by the slot's `id`: slots of the variable's own shape only."""
     variables = optimizer._trainable_variables
     result = {}
