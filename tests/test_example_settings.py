@@ -14,6 +14,19 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """One of several.
+
+    Attributes:
+        name: What it is called.
+        starts: Where it begins.
+    """
+
+    name: str
+    starts: tuple[int, ...] = (0,)
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """What the tests set.
 
@@ -23,6 +36,7 @@ class Settings:
         quick: Whether to take only a look.
         activation: What bends.
         images: File of images.
+        parts: Smaller settings.
     """
 
     rate: float = 0.1
@@ -30,6 +44,7 @@ class Settings:
     quick: bool = False
     activation: Literal["relu", "tanh"] = "relu"
     images: Path | None = None
+    parts: tuple[Part, ...] = (Part("one"),)
 
     def __post_init__(self):
         if self.rate <= 0.0:
@@ -57,6 +72,14 @@ def test_file_goes_over_defaults_and_the_command_line_over_both(module, tmp_path
     assert module.read_settings(Settings, ["--config", path]) == Settings(0.5, (3, 4, 5), True)
     arguments = ["--config", path, "--rate", "2", "--seeds", "[7]", "--quick", "false", "--images", "a/b.npz"]
     assert module.read_settings(Settings, arguments) == Settings(2.0, (7,), images=Path("a/b.npz"))
+
+
+def test_list_of_smaller_settings(module, tmp_path, capsys):
+    path = write(tmp_path / "a.yaml", "parts:\n- {name: two, starts: [1, 2]}\n- name: three\n")
+    assert module.read_settings(Settings, ["--config", path]).parts == (Part("two", (1, 2)), Part("three"))
+    with pytest.raises(SystemExit, match="2"):
+        module.read_settings(Settings, ["--parts", "[{name: two, start: [1]}]"])
+    assert "start" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -109,7 +132,7 @@ def test_settings_must_be_frozen(module):
 
 
 def test_what_is_saved_can_be_read_again(module, tmp_path):
-    settings = Settings(0.5, (3,), True, "tanh", Path("a/b.npz"))
+    settings = Settings(0.5, (3,), True, "tanh", Path("a/b.npz"), (Part("two", (3, 4)),))
     module.save_settings(settings, tmp_path / "results")
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["settings.yaml", "versions.yaml"]
     path = tmp_path / "results" / "settings.yaml"
@@ -119,6 +142,7 @@ def test_what_is_saved_can_be_read_again(module, tmp_path):
         "quick": True,
         "activation": "tanh",
         "images": "a/b.npz",
+        "parts": [{"name": "two", "starts": [3, 4]}],
     }
     assert module.read_settings(Settings, ["--config", str(path)]) == settings
     assert yaml.safe_load((tmp_path / "results" / "versions.yaml").read_text()) == run_information()

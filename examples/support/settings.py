@@ -44,7 +44,8 @@ def read_settings(
     parser = jsonargparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file of settings")
     parser.add_class_arguments(kind, as_group=False)
-    values = parser.parse_args(arguments).as_dict()
+    # A list of smaller dataclasses is made here too.
+    values = parser.instantiate(parser.parse_args(arguments))
     try:
         return kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
     # What a settings class itself refuses is told like every other wrong value.
