@@ -1,8 +1,8 @@
-"""The kernel behind an exit: by which weights a layer reads each position, for every layer class that has one."""
+"""Kernels of units: by which weights a layer reads each position, for every layer class, and which make units."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -35,6 +35,35 @@ def reading_kernel(graph: UnitGraph, exit: Exit) -> np.ndarray | None:
         return None
     read = _table.get(type(exit.operation))
     return _by_ids(graph, exit) if read is None else read(exit)
+
+
+def making_kernels(graph: UnitGraph) -> Iterator[tuple[Any, int, np.ndarray]]:
+    """Yields the kernels that make units, biases and norms left out.
+
+    Args:
+        graph: the reading of the model.
+
+    Yields:
+        `(variable, axis, ids)`: along that axis of the weight lie the units `ids` that it makes, all gates of a
+        recurrent layer included.
+    """
+    made: dict[int, tuple[Any, list[np.ndarray]]] = {}
+    for emitter in graph.records.emitters.values():
+        made.setdefault(id(emitter.operation), (emitter.operation, []))[1].append(emitter.ids)
+    inside = {(id(exit.operation), unit) for exit in graph.records.exits if exit.tensor is None for unit in exit.ids}
+    for operation, ids in made.values():
+        own = np.concatenate(ids)
+        for variable in operation.weights:
+            weight = graph.records.weights.get(id(variable))
+            if weight is None or len(variable.shape) < 2 or variable.name == "bias":
+                continue
+            for axis, ids in enumerate(weight.axes):
+                if ids is None or not np.isin(ids, own).any():
+                    continue
+                # A recurrent kernel, and attention's output projection, read the layer's own units on the first axis.
+                if axis == 0 and (id(operation), ids[0]) in inside:
+                    continue
+                yield variable, axis, ids
 
 
 def _row(*layer_classes: type) -> Callable:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfprune.graph import UnitGraph, unit_groups
-from tfprune.graph.kernels import reading_kernel
+from tfprune.graph.kernels import making_kernels, reading_kernel
 from tfprune.statistics import unit_statistics
 from tfprune.units import LayerValues
 
@@ -91,7 +91,7 @@ def weight_norm(
             f"weight_norm: `which` expects one of {', '.join(map(repr, _DIRECTIONS))}, received {which!r}."
         )
     graph, names = chosen_groups(model, layers)
-    rows = [*(_made_by(graph) if which != "outgoing" else ()), *(_read_by(graph) if which != "incoming" else ())]
+    rows = [*(made_by(graph) if which != "outgoing" else ()), *(read_by(graph) if which != "incoming" else ())]
     total = np.zeros(graph.num_units)
     for columns, weights in rows:
         powers = np.sum(np.abs(weights) ** order, axis=1)
@@ -105,29 +105,14 @@ def by_group(graph: UnitGraph, names: Iterable[str], columns: np.ndarray) -> Lay
     return LayerValues({name: columns[graph[name].start :][: graph[name].size] for name in names})
 
 
-def _made_by(graph: UnitGraph) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def made_by(graph: UnitGraph) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields `(columns, weights)`, weights `(positions, numbers)`, of the kernels that make units."""
-    made: dict[int, tuple[Any, list[np.ndarray]]] = {}
-    for emitter in graph.records.emitters.values():
-        made.setdefault(id(emitter.operation), (emitter.operation, []))[1].append(emitter.ids)
-    inside = {(id(exit.operation), unit) for exit in graph.records.exits if exit.tensor is None for unit in exit.ids}
-    for operation, ids in made.values():
-        own = np.concatenate(ids)
-        for variable in operation.weights:
-            weight = graph.records.weights.get(id(variable))
-            if weight is None or len(variable.shape) < 2 or variable.name == "bias":
-                continue
-            for axis, ids in enumerate(weight.axes):
-                if ids is None or not np.isin(ids, own).any():
-                    continue
-                # A recurrent kernel, and attention's output projection, read the layer's own units on the first axis.
-                if axis == 0 and (id(operation), ids[0]) in inside:
-                    continue
-                values = np.moveaxis(keras.ops.convert_to_numpy(variable).astype("float64"), axis, 0)
-                yield graph.columns(ids), values.reshape(len(values), -1)
+    for variable, axis, ids in making_kernels(graph):
+        values = np.moveaxis(keras.ops.convert_to_numpy(variable).astype("float64"), axis, 0)
+        yield graph.columns(ids), values.reshape(len(values), -1)
 
 
-def _read_by(graph: UnitGraph) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def read_by(graph: UnitGraph) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields `(columns, weights)` of the kernels that read units, each kernel once however often it is called."""
     seen = set()
     for exit in graph.records.exits:
