@@ -16,17 +16,17 @@ from tfprune import LayerValues  # noqa: E402
 
 
 def thesis_net():
-    """Two convolutions and a dense layer, about 20,500 parameters, like the net of the thesis on MNIST."""
+    """The thesis's net for MNIST: two convolutions and a dense layer, 20,522 parameters."""
     return keras.Sequential(
         [
             keras.Input((28, 28, 1)),
-            layers.Conv2D(10, 5, activation="relu", name="conv_1"),
+            layers.Conv2D(8, 5, activation="relu", name="conv1"),
             layers.MaxPooling2D(2),
-            layers.Conv2D(20, 5, activation="relu", name="conv_2"),
+            layers.Conv2D(16, 5, activation="relu", name="conv2"),
             layers.MaxPooling2D(2),
             layers.Flatten(),
-            layers.Dense(46, activation="relu", name="dense"),
-            layers.Dense(10, name="out"),
+            layers.Dense(64, activation="relu", name="fc1"),
+            layers.Dense(10, name="logits"),
         ],
         name="thesis",
     )

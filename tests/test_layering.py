@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 # A folder is one room. `__init__` of the package stands below all others.
 ROOMS = (
     "files",
+    "cache",
     "units",
     "data",
     "schedules",

@@ -9,6 +9,7 @@ from keras import layers
 from nets import NETS, inputs_for, random_masks
 
 from tfprune.graph import unit_groups
+from tfprune.masking import steps as masking_steps
 from tfprune.masking import sweep, sweeping, with_on_nodes
 from tfprune.masking.split import SplitModel
 from tfprune.units import LayerValues
@@ -172,8 +173,8 @@ def test_chunks_do_not_change_the_result(problem, monkeypatch):
     model, x, y, masks = problem
     whole = sweep(model, (x, y), masks, progress=False)
     for points, floats in ((4, 2**22), (1024, 400), (3, 100), (1, 1)):
-        monkeypatch.setattr(sweeping, "_MOST_POINTS_AT_ONCE", points)
-        monkeypatch.setattr(sweeping, "_FLOATS_AFTER", floats)
+        monkeypatch.setattr(masking_steps, "_MOST_POINTS_AT_ONCE", points)
+        monkeypatch.setattr(masking_steps, "_FLOATS_AFTER", floats)
         check(sweep(model, (x, y), masks, progress=False), whole.losses, whole.gradients)
 
 
@@ -191,7 +192,7 @@ def test_large_batches_of_a_dataset_are_cut(problem, monkeypatch):
     """No step sees more points than fit, whatever batches come in."""
     model, x, y, masks = problem
     whole = sweep(model, (x, y), masks, progress=False)
-    monkeypatch.setattr(sweeping, "_MOST_POINTS_AT_ONCE", 4)
+    monkeypatch.setattr(masking_steps, "_MOST_POINTS_AT_ONCE", 4)
     seen = []
     before = sweeping._one_batch
     monkeypatch.setattr(
@@ -214,7 +215,7 @@ def test_what_lies_before_the_first_mask_runs_once_per_point(conv_norm_net, gene
     calls, before = [], runner.before
     runner.before = lambda inputs: calls.append(len(inputs[0])) or before(inputs)
     monkeypatch.setattr(sweeping, "_runner", lambda *args: runner)
-    monkeypatch.setattr(sweeping, "_FLOATS_AFTER", 500)
+    monkeypatch.setattr(masking_steps, "_FLOATS_AFTER", 500)
     sweep(conv_norm_net, (x, np.zeros((6, 2))), random_masks(7, 9), progress=False)
     assert sum(calls) == 6
 
@@ -257,8 +258,8 @@ def stop_after(monkeypatch, steps):
 def test_a_sweep_goes_on_where_it_stopped(problem, tmp_path, monkeypatch, steps):
     """Three batches of points times three parts of masks; the result is the same bit for bit."""
     model, x, y, masks = problem
-    monkeypatch.setattr(sweeping, "_MOST_POINTS_AT_ONCE", 4)
-    monkeypatch.setattr(sweeping, "_FLOATS_AFTER", 300)
+    monkeypatch.setattr(masking_steps, "_MOST_POINTS_AT_ONCE", 4)
+    monkeypatch.setattr(masking_steps, "_FLOATS_AFTER", 300)
     whole = sweep(model, (x, y), masks, progress=False)
     with monkeypatch.context() as patched:
         stop_after(patched, steps)

@@ -98,6 +98,14 @@ def call_operation(node: Any, args: tuple, kwargs: dict) -> list[Any]:
     return tree.flatten(node.operation(*args, **kwargs))
 
 
+def copied(operation: Any, **changes: Any) -> Any:
+    """Returns an operation that shares everything with this one, its weights too, but the attributes in `changes`."""
+    twin = object.__new__(type(operation))
+    # Calls of the copy must not show in the graph of the original.
+    twin.__dict__.update(operation.__dict__ | {"_inbound_nodes": [], "_outbound_nodes": []} | changes)
+    return twin
+
+
 def run_flat(
     model: keras.Model, inputs: Sequence[Any], call: Callable[..., Any], *, only: set[int] | None = None
 ) -> list[Any] | None:

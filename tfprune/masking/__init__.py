@@ -1,6 +1,22 @@
 """Masked models, and the loss of many masks at once."""
 
-from tfprune.masking.build import ON_NODES, on_nodes_input, refuse_masked, with_on_nodes
+from tfprune.masking.before import has_values_before, masked_before, means_before
+from tfprune.masking.build import ON_NODES, MaskedModel, masked_model, on_nodes_input, refuse_masked, with_on_nodes
+from tfprune.masking.single import SingleChanges, single_changes
 from tfprune.masking.sweeping import Sweep, sweep
 
-__all__ = ["ON_NODES", "Sweep", "on_nodes_input", "refuse_masked", "sweep", "with_on_nodes"]
+__all__ = [
+    "ON_NODES",
+    "MaskedModel",
+    "SingleChanges",
+    "Sweep",
+    "has_values_before",
+    "masked_before",
+    "masked_model",
+    "means_before",
+    "on_nodes_input",
+    "refuse_masked",
+    "single_changes",
+    "sweep",
+    "with_on_nodes",
+]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -53,15 +53,39 @@ def with_on_nodes(
     Reference: "Exploring toy neural nets under node removal" for the mask as an input; U. Evci (2018), section 4, for
     the mean as replacement.
     """
+    return masked_model(model, layers, replacement).model
+
+
+class MaskedModel(NamedTuple):
+    """A masked model, and how to put another replacement into it.
+
+    Attributes:
+        model: what `with_on_nodes` returns.
+        sizes: units per group, in the order of the columns of `on_nodes`.
+        replace: takes a replacement for all groups; None if the model was built without one, or if a recurrent layer
+            has it built in.
+    """
+
+    model: keras.Model
+    sizes: dict[str, int]
+    replace: Callable[[LayerValues], None] | None
+
+
+def masked_model(
+    model: keras.Model, layers: Iterable[str] | str | None = None, replacement: LayerValues | None = None
+) -> MaskedModel:
+    """Builds what `with_on_nodes` returns; arguments and errors are its own."""
     refuse_masked(model)
     graph = unit_groups(model)
     chosen = graph.choose(layers)
     if not chosen:
         raise ValueError(f"model {model.name!r} has no units that can be switched off.\n{graph!r}")
+    sizes = {name: graph[name].size for name in chosen}
     if replacement is not None:
-        replacement = check_like(replacement, {name: graph[name].size for name in chosen}, "replacement", partial=True)
+        replacement = check_like(replacement, sizes, "replacement", partial=True)
     builder = _Builder(graph, chosen, replacement)
-    return builder.build(model, model.name)
+    masked = builder.build(model, model.name)
+    return MaskedModel(masked, sizes, builder.replace if builder.replaceable else None)
 
 
 def refuse_masked(model: keras.Model) -> None:
@@ -90,20 +114,38 @@ class _Builder:
         self.num_units = sum(group.size for group in groups)
         # Columns of all units -> columns of the chosen ones; the last entry serves the -1 of positions always on.
         self._columns = np.full(graph.num_units + 1, -1)
-        self._replacement = np.zeros(self.num_units + 1)
         start = 0
         for group in groups:
             stop = start + group.size
             self._columns[group.start : group.start + group.size] = np.arange(start, stop)
-            if replacement is not None and group.name in replacement:
-                self._replacement[start:stop] = replacement[group.name]
             start = stop
+        self._groups = groups
+        self.has_replacement = replacement is not None
+        self._set(replacement if replacement is not None else {})
+        # Layers that hold a replacement: the column of each of their positions, and whether a kernel reads them.
+        self.placed: list[tuple[MeanReplacement, np.ndarray, bool]] = []
+        self._built_in = False
         self._exits: dict[int, list[Any]] = {}
         for exit in graph.records.exits:
             if exit.tensor is not None:
                 self._exits.setdefault(id(exit.node), []).append(exit)
         self._nested: dict[int, keras.Model] = {}
         self._twins: dict[int, Any] = {}
+
+    def _set(self, replacement: Mapping[str, np.ndarray]) -> None:
+        own = [replacement.get(group.name, np.zeros(group.size)) for group in self._groups]
+        self._replacement = np.concatenate([*own, [0.0]])
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether `replace` can serve for the whole model."""
+        return self.has_replacement and not self._built_in
+
+    def replace(self, replacement: LayerValues) -> None:
+        """Puts another replacement into the model that was built."""
+        self._set(replacement)
+        for layer, columns, kernel in self.placed:
+            layer.replacement.assign(self.means(columns) * kernel)
 
     def columns(self, ids: np.ndarray) -> np.ndarray:
         """Returns the column of the masked model's `on_nodes` per position, -1 where always on."""
@@ -134,12 +176,10 @@ class _Builder:
             return None
         layer = node.operation
         if id(layer) not in self._twins:
-            means = [self.means(row) for row in rows]
-            means = (
-                means
-                if issubclass(record.layer_class, MaskedRNN | MaskedBidirectional) and any(row.any() for row in means)
-                else None
-            )
+            # Only a recurrence can take a replacement in.
+            takes = self.has_replacement and issubclass(record.layer_class, MaskedRNN | MaskedBidirectional)
+            self._built_in |= takes
+            means = [self.means(row) for row in rows] if takes else None
             self._twins[id(layer)] = record.layer_class(layer, means, name=layer.name, dtype=layer.dtype_policy)
         return self._twins[id(layer)], [row if len(row) else None for row in rows]
 
@@ -183,13 +223,13 @@ class _Place:
         if (columns < 0).all():
             return value
         # A norm takes no replacement: its readers' biases could not make up for it.
-        means = self._builder.means(columns) * exit.kernel
-        key = (id(value), exit.axis, exit.kernel or not means.any())
+        key = (id(value), exit.axis, exit.kernel or not self._builder.has_replacement)
         if key not in self._masked:
             layer = MeanReplacement(axis=exit.axis, name=self._name(exit.node.operation.name), dtype=value.dtype)
             # The unmasked value is kept with the masked one so that its id is not given to another tensor.
             self._masked[key] = (value, layer(value, self.row(columns)))
-            layer.replacement.assign(means)
+            layer.replacement.assign(self._builder.means(columns) * exit.kernel)
+            self._builder.placed.append((layer, columns, exit.kernel))
         return self._masked[key][1]
 
     def _name(self, reader: str) -> str:

@@ -6,11 +6,13 @@ import math
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras.src import backend
 
+from tfprune.graph.probe import is_elementwise
 from tfprune.graph.walk import call_operation, functional, nodes_of, substituted
-from tfprune.layers import MeanReplacement
+from tfprune.layers import MeanReplacement, TakeUnits
 
 # Kernel entries up to which a dense layer is taken apart by units: so many floats a point.
 _MOST_CONTRIBUTIONS = 2**15
@@ -29,11 +31,16 @@ class _PerMask(NamedTuple):
 
 
 class _Masked(NamedTuple):
-    """Units about to be masked for the first time: `replacement + on * (h - replacement)`, not yet multiplied out."""
+    """Units about to be masked for the first time: `replacement + on * (h - replacement)`, not yet multiplied out.
 
-    layer: MeanReplacement
+    The units lie along `axis` of `h`; `positions` `(num_units, positions)` says where each column of the mask acts.
+    """
+
     h: Any
     on: Any
+    replacement: Any
+    axis: int
+    positions: np.ndarray | None
 
 
 class SplitModel:
@@ -60,8 +67,24 @@ class SplitModel:
         read_after = {id(tensor) for node in self._after for tensor in node.input_tensors}
         read_after.update(id(tensor) for tensor in self._graph.outputs)
         points_only = on_points - on_masks
+        self._positions = self._positions_of_units()
+        activations = [node.operation for node in self._after if type(node.operation) is keras.layers.Activation]
+        self._elementwise = {id(layer) for layer in activations if is_elementwise(layer.activation)}
         known = [*self._graph.inputs, *(tensor for node in self._before for tensor in node.outputs)]
         self.boundary = [tensor for tensor in known if id(tensor) in read_after and id(tensor) in points_only]
+
+    def _positions_of_units(self) -> dict[int, np.ndarray | None]:
+        """Returns for each tensor that is a row of `on_nodes`, or taken from one, where each unit acts."""
+        row = self._graph.inputs[self._position]
+        num_units = row.shape[1]
+        result = {id(row): np.arange(num_units)[:, None]}
+        for node in self._masks_only:
+            if type(node.operation) is TakeUnits and node.input_tensors[0] is row:
+                columns = np.asarray(node.operation.columns)
+                own = [np.flatnonzero(columns == unit) for unit in range(num_units)]
+                equal = len({len(positions) for positions in own}) == 1
+                result[id(node.outputs[0])] = np.stack(own) if equal else None
+        return result
 
     @property
     def floats_before(self) -> int:
@@ -91,8 +114,12 @@ class SplitModel:
         tensors = [values[id(tensor)].tensor for tensor in self.boundary]
         return tensors, [backend.get_keras_mask(tensor) for tensor in tensors]
 
-    def after(self, boundary: tuple[list[Any], list[Any]], masks: Any) -> list[Any]:
-        """Returns the model's outputs, shape `(masks * points, ...)`, mask by mask, for masks `(masks, num_units)`."""
+    def after(self, boundary: tuple[list[Any], list[Any]], masks: Any, off: Any = None) -> list[Any]:
+        """Returns the model's outputs, shape `(masks * points, ...)`, mask by mask, for masks `(masks, num_units)`.
+
+        `off`, shape `(masks,)`, says that in each mask just this unit is off: the first dense layer behind it then
+        changes by one product of rank one.
+        """
         tensors, keras_masks = boundary
         num_points, num_masks = tf.shape(tensors[0])[0], tf.shape(masks)[0]
         values: dict[int, Any] = {}
@@ -101,7 +128,7 @@ class SplitModel:
         values[id(self._graph.inputs[self._position])] = _PerMask(masks)
         for node in self._masks_only:
             self._call_alike(node, values, _PerMask)
-        spread = _Spread(num_points, num_masks)
+        spread = _Spread(num_points, num_masks, off)
         for node in self._after:
             self._call_after(node, values, spread)
         return [spread(values[id(tensor)]) for tensor in self._graph.outputs]
@@ -116,10 +143,17 @@ class SplitModel:
         own = [values[id(tensor)] for tensor in node.input_tensors]
         layer = node.operation
         if type(layer) is MeanReplacement and isinstance(own[0], _PerPoint) and isinstance(own[1], _PerMask):
-            values[id(node.outputs[0])] = _Masked(layer, own[0].tensor, own[1].tensor)
+            positions = self._positions.get(id(node.input_tensors[1]))
+            replacement = layer.replacement.value
+            values[id(node.outputs[0])] = _Masked(own[0].tensor, own[1].tensor, replacement, layer.axis, positions)
             return
-        if type(layer) is keras.layers.Dense and isinstance(own[0], _Masked) and _is_small(layer, own[0]):
-            values[id(node.outputs[0])] = spread.dense(layer, own[0])
+        masked = own[0] if own and isinstance(own[0], _Masked) else None
+        if masked is not None and id(layer) in self._elementwise and spread.on_or_off:
+            values[id(node.outputs[0])] = _activated(layer, masked)
+            return
+        found = spread.dense(layer, masked) if masked is not None and type(layer) is keras.layers.Dense else None
+        if found is not None:
+            values[id(node.outputs[0])] = found
             return
         args, kwargs = substituted(node, lambda tensor: spread(values[id(tensor)]))
         outputs = call_operation(node, args, kwargs)
@@ -129,9 +163,21 @@ class SplitModel:
 class _Spread:
     """Brings tensors of every kind to one row per mask and point."""
 
-    def __init__(self, num_points: Any, num_masks: Any):
+    def __init__(self, num_points: Any, num_masks: Any, off: Any):
         self._num_points = num_points
         self._num_masks = num_masks
+        self._off = off
+
+    @property
+    def on_or_off(self) -> bool:
+        """Whether no mask holds anything but 0 and 1."""
+        return self._off is not None
+
+    def dense(self, layer: keras.layers.Dense, masked: _Masked) -> Any:
+        """Returns what a dense layer gives without multiplying its input out, or None if that would not pay."""
+        if self._off is not None and masked.positions is not None and masked.axis in (-1, len(masked.h.shape) - 1):
+            return self._dense_one_off(layer, masked)
+        return self._dense(layer, masked) if _is_small(layer, masked) else None
 
     def __call__(self, value: Any) -> Any:
         if isinstance(value, _PerPoint):
@@ -149,27 +195,54 @@ class _Spread:
 
     def _multiplied(self, masked: _Masked) -> Any:
         rank = len(masked.h.shape)
-        axis = masked.layer.axis % rank
+        axis = masked.axis % rank
         shape = [-1 if k == axis else 1 for k in range(1, rank)]
-        replacement = tf.reshape(tf.cast(masked.layer.replacement.value, masked.h.dtype), [1, 1, *shape])
+        replacement = tf.reshape(tf.cast(masked.replacement, masked.h.dtype), [1, 1, *shape])
         on = tf.reshape(tf.cast(masked.on, masked.h.dtype), [self._num_masks, 1, *shape])
         result = replacement + on * (masked.h[None] - replacement)
         return tf.reshape(result, tf.concat([[self._num_masks * self._num_points], tf.shape(masked.h)[1:]], axis=0))
 
-    def dense(self, layer: keras.layers.Dense, masked: _Masked) -> Any:
+    def _dense(self, layer: keras.layers.Dense, masked: _Masked) -> Any:
         """A dense layer is linear in the mask: one product of the masks with each unit's own contribution."""
-        dtype = layer.compute_dtype
-        replacement = tf.cast(masked.layer.replacement.value, dtype)
-        kernel = tf.cast(layer.kernel.value if hasattr(layer.kernel, "value") else layer.kernel, dtype)
-        difference = tf.transpose(tf.cast(masked.h, dtype) - replacement)
-        contributions = difference[:, :, None] * kernel[:, None, :]
+        kernel, replacement, h = self._operands(layer, masked)
+        contributions = tf.transpose(h - replacement)[:, :, None] * kernel[:, None, :]
         contributions = tf.reshape(contributions, [kernel.shape[0], self._num_points * layer.units])
-        result = tf.matmul(tf.cast(masked.on, dtype), contributions)
+        result = tf.matmul(tf.cast(masked.on, h.dtype), contributions)
         result = tf.reshape(result, [self._num_masks * self._num_points, layer.units])
-        result += tf.linalg.matvec(kernel, replacement, transpose_a=True)
-        if layer.bias is not None:
-            result += tf.cast(layer.bias.value, dtype)
-        return layer.activation(result) if layer.activation is not None else result
+        return _finished(layer, result + tf.linalg.matvec(kernel, replacement, transpose_a=True))
+
+    def _dense_one_off(self, layer: keras.layers.Dense, masked: _Masked) -> Any:
+        """One unit off: the layer's sums change by the unit's own rows of the kernel, times its own change."""
+        kernel, replacement, h = self._operands(layer, masked)
+        positions = tf.gather(masked.positions, self._off)
+        change = tf.gather(replacement - h, positions, axis=-1)
+        rank = len(h.shape)
+        # (points, ..., masks, positions) -> (masks, points, ..., positions)
+        change = tf.transpose(change, [rank - 1, *range(rank - 1), rank])
+        rows = tf.gather(kernel, positions)
+        rows = tf.reshape(rows, [self._num_masks, *[1] * (rank - 2), *rows.shape[1:]])
+        change = change * rows if masked.positions.shape[1] == 1 else tf.matmul(change, rows)
+        result = tf.matmul(h, kernel)[None] + change
+        result = tf.reshape(result, tf.concat([[self._num_masks * self._num_points], tf.shape(result)[2:]], axis=0))
+        return self._with_mask_of(masked.h, _finished(layer, result))
+
+    def _operands(self, layer: keras.layers.Dense, masked: _Masked) -> tuple[Any, Any, Any]:
+        dtype = layer.compute_dtype
+        kernel = layer.kernel.value if hasattr(layer.kernel, "value") else layer.kernel
+        return tuple(tf.cast(own, dtype) for own in (kernel, masked.replacement, masked.h))
+
+
+def _activated(layer: keras.layers.Activation, masked: _Masked) -> _Masked:
+    """On or off and nothing between: the function meets the unit, or what stands in for it."""
+    replacement = layer.activation(tf.cast(masked.replacement, masked.h.dtype))
+    return masked._replace(h=layer.activation(masked.h), replacement=replacement)
+
+
+def _finished(layer: keras.layers.Dense, sums: Any) -> Any:
+    """Adds the bias of a dense layer to its sums and applies its activation."""
+    if layer.bias is not None:
+        sums += tf.cast(layer.bias.value, sums.dtype)
+    return layer.activation(sums) if layer.activation is not None else sums
 
 
 def _with_mask(tensor: Any, keras_mask: Any) -> Any:

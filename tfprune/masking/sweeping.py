@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +16,15 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from tfprune.cache import Recent
 from tfprune.data import Batch, as_batches
 from tfprune.files import atomic_write, check_writable_folder
 from tfprune.graph import unit_groups
 from tfprune.masking.build import ON_NODES, on_nodes_input, with_on_nodes
-from tfprune.masking.split import SplitModel
+from tfprune.masking.steps import Steps, pieces, tensors_of
 from tfprune.objectives import describe_loss, sample_loss
 from tfprune.units import LayerValues, check_like
 
-_MOST_POINTS_AT_ONCE = 1024
-# Numbers that one step may fill before and behind the first mask, which bounds the memory of a sweep.
-_FLOATS_BEFORE = 2**25
-_FLOATS_AFTER = 2**24
-_MOST_RUNNERS = 4
 _SECONDS_BETWEEN_SAVES = 5.0
 
 
@@ -133,68 +126,39 @@ def _checked_masks(masks: Any, sizes: dict[str, int]) -> np.ndarray:
     return rows
 
 
-class _Runner:
+class _Runner(Steps):
     """The compiled steps of one kind of sweep over one model."""
 
     def __init__(self, masked: keras.Model, per_sample: Callable, gradients: bool):
-        position = on_nodes_input(masked)
-        self.inputs = [tensor for k, tensor in enumerate(masked.inputs) if k != position]
+        super().__init__(masked, per_sample)
         self.weights = masked.weights
-        self._split = split = SplitModel(masked, position)
-        self._per_sample = per_sample
         self._gradients = gradients
-        self.before = tf.function(split.before, reduce_retracing=True)
-        self.step = tf.function(self._step, jit_compile=split.is_flat, reduce_retracing=not split.is_flat)
-
-    @property
-    def points_at_once(self) -> int:
-        """How many points are taken at once."""
-        most = min(_FLOATS_BEFORE // self._split.floats_before, _FLOATS_AFTER // self._split.floats_after)
-        return int(np.clip(most, 1, _MOST_POINTS_AT_ONCE))
-
-    def masks_at_once(self, num_points: int, num_masks: int) -> int:
-        """How many masks are taken at once with so many points: equal parts, none too large."""
-        most = max(1, _FLOATS_AFTER // (self._split.floats_after * num_points))
-        return math.ceil(num_masks / math.ceil(num_masks / most))
+        self.step = self.compiled(self._step)
 
     def _step(self, boundary: tuple, targets: Any, weights: Any, masks: Any) -> tuple[Any, Any]:
         """Returns sums over the points: losses `(masks,)` and gradients `(masks, num_units)`."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(masks)
-            losses = self._losses(boundary, targets, weights, masks)
+            losses = tf.reduce_sum(self.losses(boundary, targets, weights, masks), axis=1)
         if not self._gradients:
             return losses, losses
         return losses, tape.gradient(losses, masks, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
-    def _losses(self, boundary: tuple, targets: Any, weights: Any, masks: Any) -> Any:
-        num_masks = tf.shape(masks)[0]
-        outputs = self._split.after(boundary, masks)
-        targets = tf.nest.map_structure(
-            lambda own: tf.tile(own, tf.concat([[num_masks], tf.ones(tf.rank(own) - 1, tf.int32)], axis=0)), targets
-        )
-        losses = tf.reshape(self._per_sample(targets, outputs), [num_masks, -1])
-        losses = losses if losses.dtype == tf.float64 else tf.cast(losses, tf.float32)
-        if weights is not None:
-            losses *= tf.cast(weights, losses.dtype)[None]
-        return tf.reduce_sum(losses, axis=1)
 
-
-_runners: OrderedDict[tuple, tuple[_Runner, tuple]] = OrderedDict()
+_runners = Recent(4)
 
 
 def _runner(model: keras.Model, per_sample: Callable, loss: Any, gradients: bool, layers: Any, replacement: Any) -> Any:
-    """Returns the compiled steps: those of an earlier sweep of the same kind, if any, as tracing takes long."""
+    """Returns the compiled steps: those of an earlier sweep of the same kind, if any."""
     layers = layers if layers is None or isinstance(layers, str) else tuple(layers)
     own = getattr(model, "loss", None) if loss is None else loss
     key = (id(model), id(own), describe_loss(model, loss), gradients, layers, replacement)
-    if key not in _runners:
+
+    def make() -> _Runner:
         masked = model if on_nodes_input(model) is not None else with_on_nodes(model, layers, replacement)
-        # Model and loss are kept with the runner so that their ids are not given to others.
-        _runners[key] = (_Runner(masked, per_sample, gradients), (model, own))
-        if len(_runners) > _MOST_RUNNERS:
-            _runners.popitem(last=False)
-    _runners.move_to_end(key)
-    return _runners[key][0]
+        return _Runner(masked, per_sample, gradients)
+
+    return _runners.get(key, make, model, own)
 
 
 @dataclass
@@ -274,7 +238,7 @@ def _run(runner: _Runner, batches: Any, rows: np.ndarray, state: _State, progres
     saved_at = time.monotonic()
     with tqdm(total=total, initial=done, unit="point", unit_scale=True, desc="sweep", disable=not progress) as bar:
         try:
-            for number, batch in enumerate(_pieces(batches, runner.points_at_once)):
+            for number, batch in enumerate(pieces(batches, runner.points_at_once)):
                 data = data if state.path is None else _digest(data, batch)
                 if number + 1 == state.batches_begun:
                     state.refuse_other_data(data)
@@ -294,19 +258,6 @@ def _run(runner: _Runner, batches: Any, rows: np.ndarray, state: _State, progres
     return Sweep(state.losses / state.num_points, gradients, state.num_points)
 
 
-def _pieces(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
-    """Yields the batches in pieces of at most `most` points: those of a dataset may be too large."""
-    for batch in batches:
-        num_points = len(batch.inputs[0])
-        for start in range(0, num_points, most):
-            rows = slice(start, start + most)
-            yield batch if num_points <= most else Batch(*tf.nest.map_structure(partial(_rows_of, rows), tuple(batch)))
-
-
-def _rows_of(rows: slice, array: Any) -> Any:
-    return None if array is None else array[rows]
-
-
 def _digest(before: str, batch: Batch) -> str:
     """Returns a digest of a batch and of those before it, whose digest is `before`."""
     digest = hashlib.sha256(before.encode())
@@ -317,9 +268,8 @@ def _digest(before: str, batch: Batch) -> str:
 
 def _one_batch(runner: _Runner, batch: Any, rows: np.ndarray, state: _State, bar: tqdm, saved_at: float) -> float:
     num_points = len(batch.inputs[0])
-    boundary = runner.before([tf.convert_to_tensor(x) for x in batch.inputs])
-    targets = tf.nest.map_structure(tf.convert_to_tensor, batch.targets)
-    weights = None if batch.weights is None else tf.convert_to_tensor(batch.weights)
+    inputs, targets, weights = tensors_of(batch)
+    boundary = runner.before(inputs)
     at_once = runner.masks_at_once(num_points, len(rows))
     for start in range(state.masks_done, len(rows), at_once):
         # Every part has the same shape, so that the step is compiled once: the last one begins earlier.

@@ -1,7 +1,8 @@
-"""Scores of units: functions `(model, data=None, *, ...) -> LayerValues` of floats, higher = keep."""
+"""Scores of units, and of weights (`weights`): functions `(model, data=None, *, ...) -> LayerValues`, higher = keep."""
 
+from tfprune.saliency import weights
 from tfprune.saliency.elimination import least_squares
-from tfprune.saliency.losses import loss_change, mean_replacement, on_nodes_gradient
+from tfprune.saliency.losses import loss_change, mean_replacement, mean_replacement_penalty, on_nodes_gradient
 from tfprune.saliency.units import activation_std, batch_norm_scale, random, weight_norm, zero_fraction
 
 __all__ = [
@@ -10,8 +11,10 @@ __all__ = [
     "least_squares",
     "loss_change",
     "mean_replacement",
+    "mean_replacement_penalty",
     "on_nodes_gradient",
     "random",
     "weight_norm",
+    "weights",
     "zero_fraction",
 ]

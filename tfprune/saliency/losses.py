@@ -10,13 +10,25 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.cache import Recent
 from tfprune.data import as_batches
+from tfprune.graph import unit_groups
 from tfprune.graph.walk import run_flat
-from tfprune.masking import refuse_masked, sweep, with_on_nodes
-from tfprune.objectives import sample_loss
-from tfprune.saliency.units import by_group, check_data, chosen_groups
+from tfprune.masking import (
+    MaskedModel,
+    has_values_before,
+    masked_before,
+    masked_model,
+    means_before,
+    refuse_masked,
+    single_changes,
+)
+from tfprune.objectives import describe_loss, sample_loss
+from tfprune.saliency.units import check_data, chosen_groups
 from tfprune.statistics import exit_means
-from tfprune.units import LayerValues
+from tfprune.units import LayerValues, check_like
+
+_PLACES = ("after", "before")
 
 # Numbers that one batch may fill on the way forward, all of which the way back needs.
 _FLOATS_AT_ONCE = 2**24
@@ -57,7 +69,8 @@ def on_nodes_gradient(
     section 2.2; the mask follows "Exploring toy neural nets under node removal".
     """
     check_data(data, "on_nodes_gradient")
-    return _gradient_scores(model, data, layers, loss, None, signed)
+    refuse_masked(model)
+    return _gradient_scores(model, data, chosen_groups(model, layers)[1], loss, None, signed)
 
 
 def mean_replacement(
@@ -68,29 +81,31 @@ def mean_replacement(
     loss: Any = None,
     means: LayerValues | None = None,
     signed: bool = False,
+    place: str = "after",
 ) -> LayerValues:
     """Scores each unit by mean replacement saliency (MRS): what replacing it by its mean does to the loss, first order.
 
     `MRS_i` is the mean over samples of `|(mean_i - x_i) * d loss_k / d x_i|`, summed over positions and exits inside
     the absolute value, which is `|d loss_k / d on_nodes|` of the model whose units are replaced by their means when
-    off. Mean and gradient are taken where kernels read the unit, as there the repair folds the mean in. Inside a
-    recurrent layer, where only zero can be masked in, and for heads of attention the replacement is zero.
+    off. Mean and gradient are taken where kernels read the unit, as there the repair folds the mean in; the thesis took
+    them before the nonlinearity. For heads of attention the replacement is zero.
 
     Args:
         model: a Sequential or functional model.
         data: inputs and targets, whatever `model.fit` takes.
         layers: names of groups or layers; None takes all units that can be removed.
         loss: a Keras loss; None takes the one that the model was compiled with.
-        means: what stands in for the units, one number each by group name; None measures `statistics.exit_means` on
-            `data` first.
+        means: what stands in for the units, one number each by group name; None measures them on `data` first.
         signed: True for the mean of `-d loss_k / d on_nodes`, the estimated rise of the loss, which may be negative.
+        place: "after", where kernels read the unit, or "before" the nonlinearity of the layer that makes it. A
+            recurrent layer and heads of attention are taken "after" all the same.
 
     Returns:
         One score per unit, `(units,)` by group name, in the unit of the loss.
 
     Raises:
         TypeError: if `model` is no Keras model, or there are no data.
-        ValueError: if model, names, data, means or loss do not fit, targets are missing, or the model is masked
+        ValueError: if model, names, data, means, place or loss do not fit, targets are missing, or the model is masked
             already.
 
     Example:
@@ -99,11 +114,81 @@ def mean_replacement(
     Reference: U. Evci (2018), "Detecting dead weights and units in neural networks", section 4 and table 4.1.
     """
     check_data(data, "mean_replacement")
+
+    def score(names: tuple[str, ...], means: LayerValues, before: bool) -> LayerValues:
+        return _gradient_scores(model, data, names, loss, means, signed, before)
+
+    return _mean_replaced(model, data, layers, loss, means, place, score)
+
+
+def mean_replacement_penalty(
+    model: keras.Model,
+    data: Any = None,
+    *,
+    layers: Iterable[str] | str | None = None,
+    loss: Any = None,
+    means: LayerValues | None = None,
+    absolute: bool = True,
+    place: str = "after",
+) -> LayerValues:
+    """Scores each unit by mean replacement penalty (MRP): what replacing it by its mean does to the loss, exactly.
+
+    `MRP_i` is the mean over samples of `|loss_k(unit i replaced by its mean) - loss_k|`. What lies before a unit runs
+    once, so that the score of all units costs far less than a forward pass for each. Replaced by zero instead are heads
+    of attention and what a norm sums over.
+
+    Args:
+        model: a Sequential or functional model.
+        data: inputs and targets, whatever `model.fit` takes.
+        layers: names of groups or layers; None takes all units that can be removed.
+        loss: a Keras loss; None takes the one that the model was compiled with.
+        means: what stands in for the units, one number each by group name; None measures them on `data` first.
+        absolute: False leaves the absolute value out, so that the score is the rise of the mean loss.
+        place: "after" or "before" the nonlinearity, as for `mean_replacement`.
+
+    Returns:
+        One score per unit, `(units,)` by group name, in the unit of the loss.
+
+    Raises:
+        TypeError: if `model` is no Keras model, or there are no data.
+        ValueError: if model, names, data, means, place or loss do not fit, targets are missing, or the model is masked
+            already.
+
+    Example:
+        >>> scores = mean_replacement_penalty(net, (x, y), loss="mse")                           # doctest: +SKIP
+
+    Reference: U. Evci (2018), "Detecting dead weights and units in neural networks", table 4.1.
+    """
+    check_data(data, "mean_replacement_penalty")
+
+    def score(names: tuple[str, ...], means: LayerValues, before: bool) -> LayerValues:
+        changes = single_changes(model, data, names, loss=loss, replacement=means, before=before)
+        return _checked(changes.absolute if absolute else changes.signed, model)
+
+    return _mean_replaced(model, data, layers, loss, means, place, score)
+
+
+def _mean_replaced(
+    model: keras.Model, data: Any, layers: Any, loss: Any, means: LayerValues | None, place: str, score: Callable
+) -> LayerValues:
+    """Calls `score(names, means, before)` for the groups that can be replaced before the nonlinearity, and the rest."""
+    if place not in _PLACES:
+        raise ValueError(f"place: expected one of {', '.join(map(repr, _PLACES))}, received {place!r}.")
     refuse_masked(model)
     sample_loss(model, loss)
     as_batches(data, model, targets="required")
-    means = exit_means(model, data, layers=layers) if means is None else means
-    return _gradient_scores(model, data, layers, loss, means, signed)
+    graph, names = chosen_groups(model, layers)
+    if means is not None:
+        means = check_like(means, {name: graph[name].size for name in names}, "means")
+    parts = {place == "before" and has_values_before(graph, name) for name in names}
+    scores = {}
+    for before in sorted(parts):
+        own = tuple(name for name in names if (place == "before" and has_values_before(graph, name)) == before)
+        replaced = means
+        if means is None:
+            replaced = means_before(model, data, own) if before else exit_means(model, data, layers=own)
+        scores |= score(own, LayerValues({name: replaced[name] for name in own}), before)
+    return LayerValues({name: scores[name] for name in names})
 
 
 def loss_change(
@@ -140,36 +225,63 @@ def loss_change(
     """
     check_data(data, "loss_change")
     refuse_masked(model)
-    graph, names = chosen_groups(model, layers)
-    sizes = [graph[name].size for name in names]
-    masks = np.concatenate([np.ones((1, sum(sizes)), "float32"), 1 - np.eye(sum(sizes), dtype="float32")])
-    options = {"loss": loss, "gradients": False, "layers": names, "replacement": replacement, "progress": False}
-    losses = sweep(model, data, masks, **options).losses
-    change = losses[1:] - losses[0]
-    return LayerValues.from_flat(np.abs(change) if absolute else change, dict(zip(names, sizes, strict=True)))
+    _, names = chosen_groups(model, layers)
+    changes = single_changes(model, data, names, loss=loss, replacement=_for_all(model, names, replacement))
+    scores = _checked(changes.signed, model)
+    return scores.map(np.abs) if absolute else scores
+
+
+def _for_all(model: keras.Model, names: Iterable[str], replacement: LayerValues | None) -> LayerValues | None:
+    """Returns a replacement with zeros where it has no entry."""
+    if replacement is None:
+        return None
+    graph = unit_groups(model)
+    sizes = {name: graph[name].size for name in names}
+    given = check_like(replacement, sizes, "replacement", partial=True)
+    return LayerValues({name: given.get(name, np.zeros(size)) for name, size in sizes.items()})
 
 
 def _gradient_scores(
-    model: keras.Model, data: Any, layers: Any, loss: Any, replacement: LayerValues | None, signed: bool
+    model: keras.Model,
+    data: Any,
+    names: tuple[str, ...],
+    loss: Any,
+    replacement: LayerValues | None,
+    signed: bool,
+    before: bool = False,
 ) -> LayerValues:
     """Mean over samples of |d loss_k / d on_nodes|, or of minus the gradient."""
-    refuse_masked(model)
-    graph, names = chosen_groups(model, layers)
-    per_sample = sample_loss(model, loss)
-    masked = with_on_nodes(model, names, replacement)
-    step = _gradient_step(masked, per_sample, signed)
+    batches = as_batches(data, model, batch_size=_samples_at_once(model), targets="required")
+    masked, step = _compiled(model, names, loss, replacement, signed, before)
     total, num_samples = 0.0, 0
-    for batch in as_batches(data, model, batch_size=_samples_at_once(model), targets="required"):
+    for batch in batches:
         total = total + step(*keras.tree.map_structure(_as_tensor, tuple(batch))).numpy()
         num_samples += len(batch.inputs[0])
-    scores = np.zeros(graph.num_units)
-    start = 0
-    for name in names:
-        group = graph[name]
-        scores[group.start : group.start + group.size] = total[start : start + group.size] / num_samples
-        start += group.size
-    _check_scores(scores, model)
-    return by_group(graph, names, scores)
+    return _checked(LayerValues.from_flat(total / num_samples, masked.sizes), model)
+
+
+_compiled_steps = Recent(8)
+
+
+def _compiled(
+    model: keras.Model, names: tuple[str, ...], loss: Any, replacement: LayerValues | None, signed: bool, before: bool
+) -> tuple[MaskedModel, Callable]:
+    """Returns masked model and step, those of an earlier call if only the replacement is another one."""
+    own = getattr(model, "loss", None) if loss is None else loss
+    key = (id(model), names, id(own), describe_loss(model, loss), replacement is None, signed, before)
+
+    def make() -> tuple[MaskedModel, Callable]:
+        per_sample = sample_loss(model, loss)
+        masked = (masked_before if before else masked_model)(model, names, replacement)
+        return masked, _gradient_step(masked.model, per_sample, signed)
+
+    masked, step = _compiled_steps.get(key, make, model, own)
+    if replacement is None:
+        return masked, step
+    if masked.replace is None:
+        return make()
+    masked.replace(replacement)
+    return masked, step
 
 
 def _as_tensor(array: np.ndarray | None) -> Any:
@@ -207,9 +319,12 @@ def _samples_at_once(model: keras.Model) -> int:
     return fixed or int(np.clip(_FLOATS_AT_ONCE // max(floats, 1), 1, _MOST_SAMPLES_AT_ONCE))
 
 
-def _check_scores(scores: np.ndarray, model: keras.Model) -> None:
-    if not np.isfinite(scores).all():
+def _checked(scores: LayerValues, model: keras.Model) -> LayerValues:
+    """Returns the scores, or raises ValueError if there are some that are no numbers."""
+    bad = ~np.isfinite(scores.flat)
+    if bad.any():
         raise ValueError(
-            f"The loss of model {model.name!r} has gradients that are NaN or infinite on these data "
-            f"({int((~np.isfinite(scores)).sum())} of {len(scores)} units). Check weights, targets and loss."
+            f"The loss of model {model.name!r}, or its gradient, is NaN or infinite on these data "
+            f"({int(bad.sum())} of {len(bad)} units). Check weights, targets and loss."
         )
+    return scores

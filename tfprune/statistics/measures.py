@@ -164,9 +164,13 @@ def exit_statistics(model: keras.Model, data: Any, exits: Sequence[Exit] | None 
         >>> exit_statistics(net, np.ones((5, 1))).moments[0].covariance.shape
         (3, 3)
     """
+    exits = [exit for exit in unit_groups(model).records.exits if exit.kernel] if exits is None else list(exits)
+    return _exit_statistics(model, data, exits, True)
+
+
+def _exit_statistics(model: keras.Model, data: Any, exits: Sequence[Exit], covariance: bool) -> ExitStatistics:
     graph = unit_groups(model)
     wiring = Wiring(model)
-    exits = [exit for exit in graph.records.exits if exit.kernel] if exits is None else list(exits)
     skipped, indices, places, named = {}, {}, {}, {}
     for exit in exits:
         if exit.tensor is None and not isinstance(exit.operation, keras.layers.RNN):
@@ -176,7 +180,7 @@ def exit_statistics(model: keras.Model, data: Any, exits: Sequence[Exit] | None 
         index = indices.setdefault(site.key, len(indices))
         places.setdefault(index, Place(site.node, site.tensor, site.operation, site.axis, None))
         named[_exit_key(exit)] = (index, site.channels)
-    found = measured(model, data, list(places.values()), True)
+    found = measured(model, data, list(places.values()), covariance)
     moments = _pooled(found, [1] * len(places))
     _check_finite({place.operation.name: own for place, own in zip(places.values(), moments, strict=True)})
     return ExitStatistics(tuple(moments), skipped, named)
@@ -209,7 +213,7 @@ def exit_means(model: keras.Model, data: Any, *, layers: Iterable[str] | str | N
     graph = unit_groups(model)
     names = graph.choose(layers)
     exits = [exit for exit in graph.records.exits if exit.kernel and exit.tensor is not None]
-    statistics = exit_statistics(model, data, exits)
+    statistics = _exit_statistics(model, data, exits, False)
     total, count = np.zeros(graph.num_units), np.zeros(graph.num_units)
     for exit in exits:
         columns = graph.columns(exit.ids)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src import backend
 
+from tfprune.cache import Recent
 from tfprune.data import as_batches
 from tfprune.graph.walk import ancestors, call_operation, run_flat
 from tfprune.layers import entering_states
@@ -20,7 +20,6 @@ from tfprune.layers import entering_states
 # Numbers that one batch may fill, which bounds the memory of a pass.
 _FLOATS_AT_ONCE = 2**24
 _MOST_SAMPLES_AT_ONCE = 256
-_MOST_PASSES = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,19 +153,13 @@ class _Pass:
         return found
 
 
-_passes: OrderedDict[tuple, tuple[_Pass, keras.Model]] = OrderedDict()
+_passes = Recent(4)
 
 
 def _pass_of(model: keras.Model, places: list[Place], matrix: bool) -> _Pass:
-    """Returns the compiled pass, that of an earlier call if there is one: tracing takes longer than many a pass."""
+    """Returns the compiled pass, that of an earlier call if there is one."""
     key = (id(model), tuple(place.key for place in places), matrix)
-    if key not in _passes:
-        # The model is kept with the pass so that its id is not given to another one.
-        _passes[key] = (_Pass(model, places, matrix), model)
-        if len(_passes) > _MOST_PASSES:
-            _passes.popitem(last=False)
-    _passes.move_to_end(key)
-    return _passes[key][0]
+    return _passes.get(key, lambda: _Pass(model, places, matrix), model)
 
 
 def _rows(place: Place, args: tuple, kwargs: dict, outputs: list[Any]) -> Any:

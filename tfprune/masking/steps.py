@@ -1,0 +1,80 @@
+"""The compiled steps that run many masks over many points, and how much they take at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.data import Batch
+from tfprune.masking.build import on_nodes_input
+from tfprune.masking.split import SplitModel
+
+_MOST_POINTS_AT_ONCE = 1024
+# Numbers that one step may fill before and behind the first mask, which bounds the memory.
+_FLOATS_BEFORE = 2**25
+_FLOATS_AFTER = 2**24
+
+
+class Steps:
+    """What runs before the first mask, once per point, and the losses behind it, once per point and mask."""
+
+    def __init__(self, masked: keras.Model, per_sample: Callable):
+        position = on_nodes_input(masked)
+        self.inputs = [tensor for k, tensor in enumerate(masked.inputs) if k != position]
+        self.num_units = masked.inputs[position].shape[1]
+        self._split = SplitModel(masked, position)
+        self._per_sample = per_sample
+        self.before = tf.function(self._split.before, reduce_retracing=True)
+
+    def compiled(self, function: Callable) -> Callable:
+        """Compiles a function of what `before` returned, by XLA where that pays."""
+        is_flat = self._split.is_flat
+        return tf.function(function, jit_compile=is_flat, reduce_retracing=not is_flat)
+
+    @property
+    def points_at_once(self) -> int:
+        """How many points are taken at once."""
+        most = min(_FLOATS_BEFORE // self._split.floats_before, _FLOATS_AFTER // self._split.floats_after)
+        return int(np.clip(most, 1, _MOST_POINTS_AT_ONCE))
+
+    def masks_at_once(self, num_points: int, num_masks: int) -> int:
+        """How many masks are taken at once with so many points: equal parts, none too large."""
+        most = max(1, _FLOATS_AFTER // (self._split.floats_after * num_points))
+        return math.ceil(num_masks / math.ceil(num_masks / most))
+
+    def losses(self, boundary: tuple, targets: Any, weights: Any, masks: Any, off: Any = None) -> Any:
+        """Returns the weighted loss of every point under every mask, `(masks, points)`; `off` as for `SplitModel`."""
+        num_masks = tf.shape(masks)[0]
+        outputs = self._split.after(boundary, masks, off)
+        targets = tf.nest.map_structure(
+            lambda own: tf.tile(own, tf.concat([[num_masks], tf.ones(tf.rank(own) - 1, tf.int32)], axis=0)), targets
+        )
+        losses = tf.reshape(self._per_sample(targets, outputs), [num_masks, -1])
+        losses = losses if losses.dtype == tf.float64 else tf.cast(losses, tf.float32)
+        return losses if weights is None else losses * tf.cast(weights, losses.dtype)[None]
+
+
+def pieces(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
+    """Yields the batches in pieces of at most `most` points: those of a dataset may be too large."""
+    for batch in batches:
+        num_points = len(batch.inputs[0])
+        for start in range(0, num_points, most):
+            rows = slice(start, start + most)
+            yield batch if num_points <= most else Batch(*tf.nest.map_structure(partial(_rows_of, rows), tuple(batch)))
+
+
+def _rows_of(rows: slice, array: Any) -> Any:
+    return None if array is None else array[rows]
+
+
+def tensors_of(batch: Batch) -> tuple[list[Any], Any, Any]:
+    """Returns inputs, targets and weights (or None) of a batch as tensors."""
+    weights = None if batch.weights is None else tf.convert_to_tensor(batch.weights)
+    inputs = [tf.convert_to_tensor(x) for x in batch.inputs]
+    return inputs, tf.nest.map_structure(tf.convert_to_tensor, batch.targets), weights
