@@ -2,5 +2,6 @@
 
 from tfprune.training.attack import LearningRateAttack
 from tfprune.training.pruning import PruneDuringTraining, PruningStep
+from tfprune.training.shrinking import ShrunkModel, shrink_while_training
 
-__all__ = ["LearningRateAttack", "PruneDuringTraining", "PruningStep"]
+__all__ = ["LearningRateAttack", "PruneDuringTraining", "PruningStep", "ShrunkModel", "shrink_while_training"]

@@ -120,7 +120,7 @@ class Units:
         scores = LayerValues({name: scores[name] for name in self.sizes if name in scores})
         if not len(scores):
             raise ValueError(f"{what} returns no scores for any of the groups {', '.join(self.sizes)}.")
-        return _check_scores(scores, mask, what)
+        return check_scores(scores, mask, what)
 
     def keeps(self, mask: LayerValues) -> dict[int, np.ndarray]:
         """Returns for each weight which of its entries are not held, by `id`."""
@@ -231,7 +231,7 @@ class Weights:
         scores = LayerValues({name: scores[name] for name in self._kernels if name in scores})
         if not len(scores):
             raise ValueError(f"{what} returns no scores for any of the kernels {', '.join(self._kernels)}.")
-        return _check_scores(scores, mask, what)
+        return check_scores(scores, mask, what)
 
     def keeps(self, mask: LayerValues) -> dict[int, np.ndarray]:
         """Returns for each kernel which of its entries are not held, by `id`."""
@@ -264,7 +264,12 @@ def _outer(weight: Any, kept: Any) -> np.ndarray:
     return result
 
 
-def _check_scores(scores: LayerValues, mask: LayerValues, what: str) -> LayerValues:
+def check_scores(scores: LayerValues, mask: LayerValues, what: str) -> LayerValues:
+    """Returns the scores.
+
+    Raises:
+        ValueError: if they have not the shapes of the mask, or something that is on has NaN.
+    """
     for name, values in scores.items():
         if values.shape != mask[name].shape or values.dtype.kind not in "iuf":
             raise ValueError(
