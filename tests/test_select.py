@@ -99,6 +99,38 @@ def test_keep_top_accepts_infinite_scores_integers_and_dicts():
     assert keep_top({"a": [3, 1, 2]}, 1.0)["a"].tolist() == [True, False, False]
 
 
+KERNELS = LayerValues({"a": np.array([[3.0, 1.0, 5.0], [2.0, 4.0, 6.0]]), "b": np.full((2, 2, 1), 2.5)})
+
+
+def test_keep_top_of_kernels_keeps_their_shapes_and_takes_the_lowest_weights_off():
+    mask = keep_top(KERNELS, 0.5)
+    assert mask["a"].tolist() == [[False, False, True], [False, True, True]]
+    assert mask["b"].ravel().tolist() == [False, False, True, True] and mask["b"].shape == (2, 2, 1)
+    assert mask["a"].dtype == np.bool_
+
+
+def test_keep_top_of_kernels_globally():
+    mask = keep_top(KERNELS, 0.5, scope="global")
+    assert mask["a"].tolist() == [[True, False, True], [False, True, True]]
+    assert mask["b"].ravel().tolist() == [False, False, False, True]
+
+
+@pytest.mark.parametrize("scope", ["group", "global"])
+def test_keep_top_may_empty_a_kernel_but_not_a_group_of_units(scope):
+    scores = LayerValues({"kernel": np.zeros((2, 2)), "units": np.zeros(3)})
+    mask = keep_top(scores, 1.0, scope=scope)
+    assert not mask["kernel"].any() and mask["units"].sum() == 1
+
+
+@given(st.integers(1, 5), st.integers(1, 5), sparsities)
+def test_keep_top_takes_exactly_the_share_of_a_kernel_off(rows, columns, sparsity):
+    scores = LayerValues({"a": np.random.default_rng(rows).normal(size=(rows, columns))})
+    mask = keep_top(scores, sparsity, min_units=3)["a"]
+    assert (~mask).sum() == int(np.floor(mask.size * sparsity + 1e-9))
+    flat = keep_top(LayerValues({"a": scores["a"].ravel()}), min(sparsity, 1 - 1 / mask.size))["a"]
+    assert sparsity > 1 - 1 / mask.size or np.array_equal(mask.ravel(), flat)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -109,7 +141,8 @@ def test_keep_top_accepts_infinite_scores_integers_and_dicts():
         ({"min_units": 0}, ValueError, "min_units: expected a positive integer, received 0"),
         ({"round_to": 2.0}, ValueError, "round_to: expected a positive integer, received 2.0"),
         ({"scores": {"a": [1.0, np.nan]}}, ValueError, r"unit 1 of group 'a' has NaN \(1 of 2 units\)"),
-        ({"scores": {"a": [[1.0]]}}, ValueError, r"group 'a' expects a vector .* received the shape \(1, 1\)"),
+        ({"scores": {"a": 1.0}}, ValueError, r"group 'a' expects a vector .* received the shape \(\)"),
+        ({"scores": {"a": [[1.0, np.nan]]}}, ValueError, r"weight 1 of group 'a' has NaN \(1 of 2 weights\)"),
         ({"scores": {"a": []}}, ValueError, r"received the shape \(0,\)"),
         ({"scores": {"a": [True]}}, TypeError, "holds bool, which is a mask already"),
         ({"scores": np.ones(3)}, TypeError, "LayerValues expects a mapping"),
@@ -144,6 +177,11 @@ def test_keep_above_refuses_what_is_no_number(threshold):
         keep_above(SCORES, threshold)
 
 
+def test_keep_above_of_kernels():
+    assert keep_above(KERNELS, 2.5)["a"].tolist() == [[True, False, True], [False, True, True]]
+    assert not keep_above(KERNELS, 2.5)["b"].any()
+
+
 def test_keep_above_refuses_nan_and_min_units():
     with pytest.raises(ValueError, match="has NaN"):
         keep_above({"a": [np.nan]}, 0.0)
@@ -173,6 +211,12 @@ def test_keep_random_takes_scores_a_graph_or_sizes(dense_net):
     expected = keep_random({"first": 5, "second": 4}, 0.5, seed=1)
     assert keep_random(graph, 0.5, seed=1) == expected
     assert keep_random(random_scores(graph), 0.5, seed=1) == expected
+
+
+def test_keep_random_of_kernels():
+    mask = keep_random(LayerValues({"a": np.zeros((40, 50)), "b": np.zeros((2, 1))}), 0.3, seed=2)
+    assert mask["a"].shape == (40, 50) and mask["a"].mean() == pytest.approx(0.3, abs=0.03)
+    assert not keep_random(KERNELS, 0.0, seed=1).flat.any()
 
 
 def test_keep_random_refuses():
@@ -276,6 +320,7 @@ def test_keep_budget_leaves_a_direction_whose_partner_has_no_scores():
         (None, {"parameters": 0.5, "min_units": 0}, "min_units: expected a positive integer"),
         ({"frist": np.ones(5)}, {"parameters": 0.5}, "unknown groups.*did you mean 'first'"),
         ({"first": np.ones(4)}, {"parameters": 0.5}, r"group 'first' expects the shape \(5,\)"),
+        ({"first": np.ones((5, 1))}, {"parameters": 0.5}, r"group 'first' expects the shape \(5,\)"),
         ({"first": [1, 2, 3, 4, np.nan]}, {"parameters": 0.5}, "unit 4 of group 'first' has NaN"),
     ],
 )

@@ -7,7 +7,7 @@ from tfprune.export import compare
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.masking import sweep, with_on_nodes
 from tfprune.select import keep_above, keep_budget, keep_random, keep_top
-from tfprune.surgery import remove, remove_dead
+from tfprune.surgery import remove, remove_dead, zero_weights
 from tfprune.units import LayerValues
 
 try:
@@ -37,4 +37,5 @@ __all__ = [
     "sweep",
     "unit_groups",
     "with_on_nodes",
+    "zero_weights",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfprune.graph.walk import functional
@@ -46,6 +47,40 @@ def sample_loss(model: keras.Model, loss: Any = None) -> SampleLoss:
         return sum(parts[1:], parts[0])
 
     return total
+
+
+def check_classes(model: keras.Model, targets: Any, loss: Any = None) -> None:
+    """Checks the targets of sparse categorical losses, which give NaN, or any number, for a class that does not exist.
+
+    Args:
+        model: the model; arguments as for `sample_loss`.
+        targets: the targets of some samples, as arrays, in the structure that `fit` takes.
+        loss: a loss, or None for the one that the model was compiled with.
+
+    Raises:
+        ValueError: if a target is no whole number from 0 to the number of classes, nor the loss's `ignore_class`.
+    """
+    graph = functional(model)
+    names = _output_names(graph)
+    losses = _per_output(_given_or_compiled(model, loss)[0], names, "loss")
+    outputs = keras.tree.flatten(graph._outputs_struct)
+    for name, own, output, given in zip(names, losses, outputs, _per_output(targets, names, "targets"), strict=True):
+        function = None if own is None else keras.losses.get(own)
+        sparse = isinstance(function, keras.losses.SparseCategoricalCrossentropy)
+        if given is None or not (sparse or function is keras.losses.sparse_categorical_crossentropy):
+            continue
+        options = getattr(function, "_fn_kwargs", {})
+        given, num_classes = np.asarray(given), output.shape[options.get("axis", -1)]
+        bad = (given < 0) | (given >= num_classes) | (given != np.floor(given))
+        bad &= given != options.get("ignore_class", None)
+        if bad.any():
+            place = tuple(int(index) for index in np.argwhere(bad)[0])
+            raise ValueError(
+                f"targets: output {name!r} has {num_classes} classes, so that its sparse categorical loss expects "
+                f"whole numbers from 0 to {num_classes - 1}; received {given[place]} at index {place} "
+                f"({int(bad.sum())} of {given.size} targets). Number the classes from 0, or widen "
+                "the output."
+            )
 
 
 def _given_or_compiled(model: keras.Model, loss: Any) -> tuple[Any, Any]:

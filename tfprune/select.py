@@ -1,4 +1,4 @@
-"""From scores to masks: which units are kept. A mask is a `LayerValues` of bool, True = on = kept."""
+"""From scores to masks: which units, or weights, are kept. A mask is a `LayerValues` of bool, True = on = kept."""
 
 from __future__ import annotations
 
@@ -22,22 +22,25 @@ _HIGHEST = 1e300
 def keep_top(
     scores: LayerValues, sparsity: float, *, scope: str = "group", min_units: int = 1, round_to: int = 1
 ) -> LayerValues:
-    """Keeps the units with the highest scores.
+    """Keeps the units, or the weights, with the highest scores.
 
     With scope "group", `floor(n * sparsity)` of the `n` units of each group go, the lowest scores first. With scope
     "global" so many of all units go, the lowest scores of all groups first: scores must then be comparable between
-    groups. Of equal scores the one that stands first goes first, so that exactly the wanted number goes.
+    groups. Of equal scores the one that stands first goes first, so that exactly the wanted number goes. A kernel of
+    weights counts as a group.
 
     Args:
-        scores: numbers by group name, each `(size of the group,)`; infinite ones are allowed.
+        scores: numbers by group name, each `(size of the group,)`, or by kernel, each of the kernel's shape; infinite
+            ones are allowed.
         sparsity: the fraction of units that go, from 0 to 1.
         scope: "group" or "global".
-        min_units: how many units of every group stay at least; a smaller group stays whole.
+        min_units: how many units of every group stay at least; a smaller group stays whole. A kernel may lose all its
+            weights.
         round_to: the number that stays in a group is rounded up to a multiple of this, but to no more than there are:
             hardware often likes multiples of 8. Fewer units than wanted go then.
 
     Returns:
-        The mask: bool by group name, True = kept.
+        The mask: bool in the shapes of the scores, True = kept.
 
     Raises:
         TypeError: if scores are no numbers.
@@ -58,7 +61,8 @@ def keep_top(
         raise ValueError(f"scope: expected one of {', '.join(map(repr, SCOPES))}, received {scope!r}.")
     sizes = _sizes(scores)
     if scope == "group":
-        kept = {name: size - min(_floor(size * sparsity), size - min_units) for name, size in sizes.items()}
+        least = _least(scores, min_units)
+        kept = {name: size - min(_floor(size * sparsity), size - least[name]) for name, size in sizes.items()}
     else:
         goes = _removal_order(scores, min_units)[: _floor(scores.size * sparsity)]
         gone = np.bincount(_group_of_unit(sizes)[goes], minlength=len(sizes))
@@ -67,15 +71,16 @@ def keep_top(
 
 
 def keep_above(scores: LayerValues, threshold: float, *, min_units: int = 1) -> LayerValues:
-    """Keeps the units whose score is greater than a threshold.
+    """Keeps the units, or the weights, whose score is greater than a threshold.
 
     Args:
-        scores: numbers by group name, each `(size of the group,)`.
+        scores: numbers by group name, each `(size of the group,)`, or by kernel, each of the kernel's shape.
         threshold: the score that a unit must exceed, in the unit of the scores.
-        min_units: how many units of every group stay at least: the ones with the highest scores.
+        min_units: how many units of every group stay at least: the ones with the highest scores. A kernel may lose all
+            its weights.
 
     Returns:
-        The mask: bool by group name, True = kept.
+        The mask: bool in the shapes of the scores, True = kept.
 
     Raises:
         TypeError: if scores are no numbers.
@@ -89,18 +94,20 @@ def keep_above(scores: LayerValues, threshold: float, *, min_units: int = 1) -> 
     _check_positive(min_units, "min_units")
     if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or math.isnan(threshold):
         raise ValueError(f"threshold: expected a number, received {threshold!r}.")
-    return scores.map(lambda values: (values > threshold) | _highest(values, min_units))
+    least = _least(scores, min_units)
+    return LayerValues({name: (values > threshold) | _highest(values, least[name]) for name, values in scores.items()})
 
 
 def keep_random(
     scores_or_groups: LayerValues | UnitGraph | Mapping[str, int], probability: float, seed: int
 ) -> LayerValues:
-    """Keeps each unit with the same probability, independently of the others: a random subset.
+    """Keeps each unit, or weight, with the same probability, independently of the others: a random subset.
 
-    A group that would lose all its units keeps one of them, chosen at random.
+    A group that would lose all its units keeps one of them, chosen at random; a kernel may lose all its weights.
 
     Args:
-        scores_or_groups: what says which groups there are: scores, a `UnitGraph`, or sizes by group name.
+        scores_or_groups: what says which groups there are: scores, a `UnitGraph`, or sizes by group name. Scores by
+            kernel give a mask in the kernels' shapes.
         probability: the chance of a unit to be kept, from 0 to 1.
         seed: an integer; the same seed gives the same mask.
 
@@ -118,16 +125,17 @@ def keep_random(
           first   (4,)   bool        3 / 4
           second  (2,)   bool        1 / 2
     """
-    sizes = _sizes_of_any(scores_or_groups)
+    shapes = _shapes_of_any(scores_or_groups)
     _check_fraction(probability, "probability")
     if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
         raise TypeError(f"seed: expected an integer, received {seed!r}.")
     generator = np.random.default_rng(int(seed))
     mask = {}
-    for name, size in sizes.items():
+    for name, shape in shapes.items():
+        size = math.prod(shape)
         on, spare = generator.random(size) < probability, generator.integers(size)
-        on[spare] |= not on.any()
-        mask[name] = on
+        on[spare] |= len(shape) == 1 and not on.any()
+        mask[name] = on.reshape(shape)
     return LayerValues(mask)
 
 
@@ -278,7 +286,8 @@ def _removal_order(scores: LayerValues, min_units: int) -> np.ndarray:
     starts = np.cumsum([0, *sizes.values()])[:-1]
     before = np.empty(len(order), int)
     before[by_group] = np.arange(len(order)) - starts[group_of[by_group]]
-    return order[before < np.array(list(sizes.values()))[group_of] - min_units]
+    may_go = [size - least for size, least in zip(sizes.values(), _least(scores, min_units).values(), strict=True)]
+    return order[before < np.array(may_go)[group_of]]
 
 
 def _group_of_unit(sizes: dict[str, int]) -> np.ndarray:
@@ -287,9 +296,9 @@ def _group_of_unit(sizes: dict[str, int]) -> np.ndarray:
 
 def _highest(values: np.ndarray, count: int) -> np.ndarray:
     """Returns which of `values` are the `count` highest; of equal ones the first goes first."""
-    on = np.ones(len(values), bool)
-    on[np.argsort(values, kind="stable")[: max(0, len(values) - count)]] = False
-    return on
+    on = np.ones(values.size, bool)
+    on[np.argsort(values, axis=None, kind="stable")[: max(0, values.size - count)]] = False
+    return on.reshape(values.shape)
 
 
 def _floor(number: float) -> int:
@@ -302,14 +311,19 @@ def _up(count: int, multiple: int) -> int:
 
 
 def _sizes(scores: LayerValues) -> dict[str, int]:
-    return {name: len(values) for name, values in scores.items()}
+    return {name: values.size for name, values in scores.items()}
 
 
-def _sizes_of_any(given: Any) -> dict[str, int]:
+def _least(scores: LayerValues, min_units: int) -> dict[str, int]:
+    """Returns how many must stay: of units `min_units`, of the weights of a kernel (two axes or more) none."""
+    return {name: min_units if values.ndim == 1 else 0 for name, values in scores.items()}
+
+
+def _shapes_of_any(given: Any) -> dict[str, tuple[int, ...]]:
     if isinstance(given, UnitGraph):
-        return given.sizes
+        return {name: (size,) for name, size in given.sizes.items()}
     if isinstance(given, LayerValues):
-        return _sizes(_checked_scores(given, any_dtype=True))
+        return _checked_scores(given, any_dtype=True).shapes
     if not isinstance(given, Mapping):
         raise TypeError(
             f"scores_or_groups: expected LayerValues, a UnitGraph or sizes by group name, received "
@@ -317,23 +331,24 @@ def _sizes_of_any(given: Any) -> dict[str, int]:
         )
     for name, size in given.items():
         _check_positive(size, f"scores_or_groups: the size of group {name!r}")
-    return {name: int(size) for name, size in given.items()}
+    return {name: (int(size),) for name, size in given.items()}
 
 
 def _checked_scores(scores: Any, *, any_dtype: bool = False) -> LayerValues:
     scores = scores if isinstance(scores, LayerValues) else LayerValues(scores)
     for name, values in scores.items():
-        if values.ndim != 1 or not len(values):
+        if not values.ndim or not values.size:
             raise ValueError(
-                f"scores: group {name!r} expects a vector with one score for each unit, received the shape "
-                f"{values.shape}."
+                f"scores: group {name!r} expects a vector with one score for each unit, or an array with one for each "
+                f"weight of a kernel; received the shape {values.shape}."
             )
         if values.dtype == np.bool_ and not any_dtype:
             raise TypeError(f"scores: group {name!r} holds bool, which is a mask already; expected numbers.")
         bad = np.flatnonzero(np.isnan(values)) if values.dtype.kind == "f" else np.zeros(0, int)
         if len(bad):
+            one = "unit" if values.ndim == 1 else "weight"
             raise ValueError(
-                f"scores: unit {bad[0]} of group {name!r} has NaN ({len(bad)} of {len(values)} units). A unit must "
+                f"scores: {one} {bad[0]} of group {name!r} has NaN ({len(bad)} of {values.size} {one}s). A {one} must "
                 "have a score; look at the data and at the loss that the scores were made from."
             )
     return scores

@@ -199,13 +199,18 @@ class LayerValues(Mapping[str, np.ndarray]):
 
 
 def check_like(
-    values: Mapping[str, Any], sizes: Mapping[str, int], what: str, *, partial: bool = False, boolean: bool = False
+    values: Mapping[str, Any],
+    sizes: Mapping[str, int | tuple[int, ...]],
+    what: str,
+    *,
+    partial: bool = False,
+    boolean: bool = False,
 ) -> LayerValues:
-    """Checks that a mask or scores fit groups of units: one finite value for each unit of each group.
+    """Checks that a mask or scores fit groups of units, or kernels: one finite value for each unit or weight.
 
     Args:
-        values: vectors `(size of the group,)` by the group's name.
-        sizes: how many units each group has, by name.
+        values: vectors `(size of the group,)` by the group's name; or arrays of a kernel's shape by the kernel's name.
+        sizes: how many units each group has, by name; or the shapes of the kernels.
         what: what the values are, for messages, such as "mask".
         partial: whether groups may be missing.
         boolean: whether only bool is accepted, as for a mask.
@@ -224,11 +229,11 @@ def check_like(
     values = values if isinstance(values, LayerValues) else LayerValues(values)
     unknown = [name for name in values if name not in sizes]
     if unknown:
-        raise ValueError(f"The {what} has unknown groups. {describe_unknown(unknown, sizes)}")
+        raise ValueError(f"The {what} has unknown {_kind(sizes)}s. {describe_unknown(unknown, sizes)}")
     missing = [name for name in sizes if name not in values]
     if missing and not partial:
         raise ValueError(
-            f"The {what} lacks the groups {', '.join(map(repr, missing))}. Expected one entry for each of: "
+            f"The {what} lacks the {_kind(sizes)}s {', '.join(map(repr, missing))}. Expected one entry for each of: "
             f"{', '.join(sizes)}."
         )
     for name, array in values.items():
@@ -258,22 +263,27 @@ def describe_unknown(unknown: Iterable[str], known: Iterable[str]) -> str:
     return f"Unknown: {', '.join(parts)}. Known names: {', '.join(known) or 'none'}."
 
 
-def _check_group(name: str, array: np.ndarray, size: int, what: str, boolean: bool) -> None:
-    if array.shape != (size,):
+def _kind(sizes: Mapping[str, int | tuple[int, ...]]) -> str:
+    return "kernel" if any(isinstance(size, tuple) for size in sizes.values()) else "group"
+
+
+def _check_group(name: str, array: np.ndarray, size: int | tuple[int, ...], what: str, boolean: bool) -> None:
+    shape, kind, one = (size, "kernel", "weight") if isinstance(size, tuple) else ((size,), "group", "unit")
+    if array.shape != shape:
         raise ValueError(
-            f"The {what} of group {name!r} expects the shape ({size},), one value for each unit, "
+            f"The {what} of {kind} {name!r} expects the shape {shape}, one value for each {one}, "
             f"received {array.shape}."
         )
     if boolean and array.dtype != np.bool_:
         raise TypeError(
-            f"The {what} of group {name!r} expects the dtype bool (True = on = kept), received {array.dtype}. "
+            f"The {what} of {kind} {name!r} expects the dtype bool (True = on = kept), received {array.dtype}. "
             f"Compare scores with a threshold, for instance: scores.map(lambda values: values > 0)."
         )
     bad = np.flatnonzero(~np.isfinite(array))
     if bad.size:
         raise ValueError(
-            f"The {what} of group {name!r} expects finite values, received {array[bad[0]]} for unit {bad[0]} "
-            f"({bad.size} of {size} units are NaN or infinite)."
+            f"The {what} of {kind} {name!r} expects finite values, received {array.flat[bad[0]]} for {one} {bad[0]} "
+            f"({bad.size} of {array.size} {one}s are NaN or infinite)."
         )
 
 

@@ -2,5 +2,6 @@
 
 from tfprune.surgery.dead import remove_dead
 from tfprune.surgery.removal import remove
+from tfprune.surgery.zeroing import zero_weights
 
-__all__ = ["remove", "remove_dead"]
+__all__ = ["remove", "remove_dead", "zero_weights"]
