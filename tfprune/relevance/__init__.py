@@ -1,0 +1,24 @@
+"""Why a model said what it said: relevance of inputs, biases and units, by rules that can be mixed."""
+
+from tfprune.relevance import rules
+from tfprune.relevance.composites import PRESETS, Composite
+from tfprune.relevance.explain import explain, tensors
+from tfprune.relevance.explanation import Explanation
+from tfprune.relevance.propagate import Tensors
+from tfprune.relevance.steps import Step, Trace, Value
+from tfprune.relevance.table import register, row_of
+
+__all__ = [
+    "PRESETS",
+    "Composite",
+    "Explanation",
+    "Step",
+    "Tensors",
+    "Trace",
+    "Value",
+    "explain",
+    "register",
+    "row_of",
+    "rules",
+    "tensors",
+]

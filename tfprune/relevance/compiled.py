@@ -1,0 +1,141 @@
+"""Compiled functions, one per model and method, kept for the next call."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.graph.walk import run_flat
+from tfprune.relevance.composites import Composite
+from tfprune.relevance.path import Point, conductance_between, point_on_path
+from tfprune.relevance.propagate import Forward, Plan, Tensors, forward, relevance_tensors
+from tfprune.relevance.targets import Target
+
+# Numbers that one chunk may fill on the way forward.
+_FLOATS_AT_ONCE = 2**25
+_MOST_SAMPLES_AT_ONCE = 256
+_MOST_KEPT = 16
+
+
+class Compiled:
+    """The compiled functions of one method on one model.
+
+    Args:
+        plan: of the model.
+        composite: the rules.
+        target: what is explained.
+        output: the number of the output.
+        start: None, "output", "one", "softmax", or "array" where one comes with each call.
+        conduct: whether points of a path come with their sites.
+
+    Attributes:
+        from_logits: whether relevance starts in front of a softmax; known after the first run.
+        num_traces: how often something was traced.
+    """
+
+    def __init__(
+        self, plan: Plan, composite: Composite, target: Target, output: int, start: str | None, *, conduct: bool
+    ):
+        self._plan, self._composite, self._target = plan, composite, target
+        self._output, self._start, self._conduct = output, start, conduct
+        self._logits = start != "softmax"
+        self.from_logits = False
+        self.num_traces = 0
+        self.rules = tf.function(self._run_rules, autograph=False, reduce_retracing=True)
+        self.score = tf.function(self._run_score, autograph=False, reduce_retracing=True)
+        self.point = tf.function(self._run_point, autograph=False, reduce_retracing=True)
+
+    def _run_rules(self, inputs: list[Any], baseline: list[Any] | None, indices: Any, start: Any) -> Tensors:
+        self.num_traces += 1
+        given = self._start if self._start in ("output", "one") else start
+
+        def seed(value: Any, known: Any = None) -> tuple:
+            return self._target.seed(value, indices if known is None else known)
+
+        options = {"output": self._output, "logits": self._logits, "start": given}
+        return relevance_tensors(self._plan, self._composite, inputs, baseline, seed, note=self._note, **options)
+
+    def _run_score(self, inputs: list[Any], indices: Any) -> tuple[Any, Any]:
+        self.num_traces += 1
+        run = forward(self._plan, self._composite, inputs, None, self._output, self._logits)
+        self._note(run)
+        target, score, _ = self._target.seed(run.output.tensor, indices)
+        return score, target
+
+    def _run_point(
+        self, inputs: list[Any], baseline: list[Any], fraction: Any, indices: Any, last: Point | None
+    ) -> tuple[Point, dict[str, Any]]:
+        self.num_traces += 1
+        options = {"sites": self._conduct, "output": self._output, "logits": self._logits}
+
+        def seed(value: Any) -> tuple:
+            return self._target.seed(value, indices)
+
+        point = point_on_path(self._plan, inputs, baseline, fraction, seed, **options)
+        if last is None:
+            # Nothing has been conducted yet.
+            return point, {name: tf.zeros([]) for name in point.values}
+        return point, conductance_between(self._plan, last, point)
+
+    def _note(self, run: Forward) -> None:
+        """Remembers where relevance starts, and refuses a start that the method cannot take."""
+        self.from_logits = run.from_logits
+        if self._start != "softmax":
+            return
+        if run.output.logits is None:
+            raise ValueError("start='softmax': the output does not end in a softmax, so there is no probability.")
+        if not (self._composite.is_gradient or self._composite.needs_baseline):
+            raise ValueError(
+                "start='softmax': this method needs the logits, as no sum of relevances makes up a probability. Leave "
+                "start out, or take a method that compares or differentiates: 'compare_to_baseline', "
+                "'integrated_gradients', 'gradient'."
+            )
+
+
+_kept: OrderedDict[tuple, tuple[Compiled, Any]] = OrderedDict()
+_plans: OrderedDict[int, Plan] = OrderedDict()
+
+
+def plan_of(model: keras.Model) -> Plan:
+    """Returns the plan of a model, that of an earlier call if there is one."""
+    if id(model) not in _plans:
+        # The plan holds its model, so that the model's id is not given to another one.
+        _plans[id(model)] = Plan(model)
+        if len(_plans) > _MOST_KEPT:
+            _plans.popitem(last=False)
+    _plans.move_to_end(id(model))
+    return _plans[id(model)]
+
+
+def compiled_for(
+    plan: Plan, composite: Composite, target: Target, output: int, start: str | None, *, conduct: bool
+) -> Compiled:
+    """Returns the compiled functions; those of an earlier call if there are any: tracing takes longer than a run."""
+    key = (id(plan.model), composite, target.key, output, start, conduct)
+    if key not in _kept:
+        # What the ids in the key belong to is kept too.
+        bare = target._replace(indices=None)
+        _kept[key] = (Compiled(plan, composite, bare, output, start, conduct=conduct), (plan, target.function))
+        if len(_kept) > _MOST_KEPT:
+            _kept.popitem(last=False)
+    _kept.move_to_end(key)
+    return _kept[key][0]
+
+
+def samples_at_once(model: keras.Model) -> int:
+    """Returns how many samples are explained at once; what the model's inputs fix comes first."""
+    floats = 0
+
+    def count(node: Any, args: tuple, kwargs: dict) -> list[Any]:
+        nonlocal floats
+        floats += sum(math.prod(length or 1 for length in tensor.shape[1:]) for tensor in node.outputs)
+        return node.outputs
+
+    run_flat(model, model.inputs, count)
+    fixed = model.inputs[0].shape[0]
+    return fixed or int(np.clip(_FLOATS_AT_ONCE // max(floats, 1), 1, _MOST_SAMPLES_AT_ONCE))

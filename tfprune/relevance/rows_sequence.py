@@ -1,0 +1,234 @@
+"""Rows of the table: recurrent layers, step by step, and attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+from keras import layers, ops
+
+from tfprune.relevance.arithmetic import where
+from tfprune.relevance.steps import Trace, Value
+from tfprune.relevance.table import register, row_of
+
+
+def _listed(states: Any) -> list[Value]:
+    return list(states) if isinstance(states, list | tuple) else [states]
+
+
+def _zeros(trace: Trace, like: Value, units: int) -> Value:
+    def zeros(x: Any) -> Any:
+        return tf.zeros([tf.shape(x)[0], units], trace.dtype)
+
+    return Value(zeros(like.tensor), None if like.reference is None else zeros(like.reference))
+
+
+def _sum(trace: Trace, *values: Value) -> Value:
+    return trace.linear(lambda *tensors: sum(tensors[1:], tensors[0]), *values)
+
+
+def _read(trace: Trace, x: Value, h: Value, kernel: Any, recurrent: Any, bias: Any) -> Value:
+    """What a gate or candidate reads: x kernel + h recurrent + bias, one linear step."""
+    weights = [kernel, recurrent]
+    return trace.linear(lambda x, h, k, u: tf.matmul(x, k) + tf.matmul(h, u), x, h, weights=weights, bias=bias)
+
+
+def _columns(array: Any, units: int, number: int) -> Any:
+    return None if array is None else array[..., number * units : (number + 1) * units]
+
+
+def _gated(trace: Trace, gate: Value, signal: Value) -> Value:
+    return trace.product(tf.multiply, gate, signal, signal=1)
+
+
+def _gates(trace: Trace, count: int) -> Any:
+    """Returns a function of x, h and a number that gives what the gate of that number reads."""
+    cell, units = trace.layer.cell, trace.layer.units
+    kernel, recurrent = trace.cast(cell.kernel), trace.cast(cell.recurrent_kernel)
+    bias = trace.cast(cell.bias) if cell.use_bias else None
+
+    def read(x: Value, h: Value, number: int) -> Value:
+        parts = [_columns(array, units, number) for array in (kernel, recurrent, bias)]
+        return _read(trace, x, h, *parts)
+
+    return read
+
+
+def _lstm_step(trace: Trace) -> Any:
+    cell, read = trace.layer.cell, _gates(trace, 4)
+
+    def step(x: Value, states: list[Value]) -> list[Value]:
+        h, c = states
+        i, f, o = (trace.activation(read(x, h, k), cell.recurrent_activation) for k in (0, 1, 3))
+        candidate = trace.activation(read(x, h, 2), cell.activation)
+        c = _sum(trace, _gated(trace, f, c), _gated(trace, i, candidate))
+        return [_gated(trace, o, trace.activation(c, cell.activation)), c]
+
+    return step
+
+
+def _simple_step(trace: Trace) -> Any:
+    cell, read = trace.layer.cell, _gates(trace, 1)
+    return lambda x, states: [trace.activation(read(x, states[0], 0), cell.activation)]
+
+
+def _gru_step(trace: Trace) -> Any:
+    cell, units = trace.layer.cell, trace.layer.units
+    kernel, recurrent = trace.cast(cell.kernel), trace.cast(cell.recurrent_kernel)
+    bias = trace.cast(cell.bias) if cell.use_bias else None
+    own, inner = (bias[0], bias[1]) if bias is not None and cell.reset_after else (bias, None)
+
+    def part(array: Any, number: int) -> Any:
+        return _columns(array, units, number)
+
+    def gate(x: Value, h: Value, number: int) -> Value:
+        both = None if own is None else part(own, number) + (0.0 if inner is None else part(inner, number))
+        value = _read(trace, x, h, part(kernel, number), part(recurrent, number), both)
+        return trace.activation(value, cell.recurrent_activation)
+
+    def step(x: Value, states: list[Value]) -> list[Value]:
+        (h,) = states
+        update, reset = gate(x, h, 0), gate(x, h, 1)
+        if cell.reset_after:
+            carried = trace.linear(tf.matmul, h, weights=[part(recurrent, 2)], bias=part(inner, 2))
+            carried = _gated(trace, reset, carried)
+        else:
+            carried = trace.linear(tf.matmul, _gated(trace, reset, h), weights=[part(recurrent, 2)])
+        entered = trace.linear(tf.matmul, x, weights=[part(kernel, 2)], bias=part(own, 2))
+        candidate = trace.activation(_sum(trace, entered, carried), cell.activation)
+        minus = tf.constant(-1.0)
+        rest = trace.linear(tf.multiply, update, weights=[minus], bias=tf.ones([units]))
+        return [_sum(trace, _gated(trace, update, h), _gated(trace, rest, candidate))]
+
+    return step
+
+
+_STEPS = {layers.LSTM: (_lstm_step, 2), layers.GRU: (_gru_step, 1), layers.SimpleRNN: (_simple_step, 1)}
+
+
+def _run(trace: Trace, sequences: Value, initial_state: Any, mask: Any) -> tuple[Value, list[Value]]:
+    """Runs a recurrent layer step by step; returns its output and its last states."""
+    layer = trace.layer
+    if type(layer) not in _STEPS:
+        raise TypeError(f"no row for the recurrent layer {type(layer).__name__}.")
+    make, num_states = _STEPS[type(layer)]
+    length = sequences.shape[1]
+    if length is None:
+        raise TypeError("its number of time steps is open; give the Input a fixed one, as relevance goes step by step.")
+    mask = sequences.mask if mask is None and initial_state is None else mask
+    states = [_zeros(trace, sequences, layer.units) for _ in range(num_states)]
+    if initial_state is not None:
+        states = _listed(initial_state)
+    step, outputs, output = make(trace), [], states[0]
+    blank = _zeros(trace, sequences, layer.units)
+    for time in reversed(range(length)) if layer.go_backwards else range(length):
+        x = trace.move(lambda sequence, time=time: sequence[:, time], sequences)
+        new = step(x, states)
+        output, states = _masked(trace, new, states, output if outputs else blank, mask, time)
+        outputs.append(output)
+    if layer.return_sequences:
+        if mask is not None and layer.zero_output_for_mask:
+            raise TypeError("zero_output_for_mask is not known.")
+        return trace.move(lambda *tensors: tf.stack(tensors, axis=1), *outputs), states
+    return output, states
+
+
+def _masked(trace: Trace, new: list[Value], old: list[Value], last: Value, mask: Any, time: int) -> tuple:
+    """Where a step is masked, states and output stay what they were; the mask is as given."""
+    if mask is None:
+        return new[0], new
+    here = tf.cast(mask, "bool")[:, time, None]
+
+    def choose(one: Value, other: Value) -> Value:
+        return trace.move(lambda a, b: tf.where(here, a, b), one, other)
+
+    return choose(new[0], last), [choose(one, other) for one, other in zip(new, old, strict=True)]
+
+
+@register(layers.LSTM, layers.GRU, layers.SimpleRNN)
+def recurrent(trace: Trace, sequences: Value, initial_state: Any = None, mask: Any = None, training: Any = None) -> Any:
+    output, states = _run(trace, sequences, initial_state, mask)
+    return [output, *states] if trace.layer.return_state else output
+
+
+@register(layers.Bidirectional)
+def bidirectional(
+    trace: Trace, sequences: Value, initial_state: Any = None, mask: Any = None, training: Any = None
+) -> Any:
+    layer = trace.layer
+    half = None if initial_state is None else len(initial_state) // 2
+    found = []
+    for number, direction in enumerate((layer.forward_layer, layer.backward_layer)):
+        start = None if half is None else initial_state[number * half : (number + 1) * half]
+        found.append(_run(trace.inner(direction, direction.name), sequences, start, mask))
+    (forward, forward_states), (backward, backward_states) = found
+    if layer.return_sequences:
+        backward = trace.move(lambda x: tf.reverse(x, [1]), backward)
+    states = [*forward_states, *backward_states] if layer.return_state else []
+    if layer.merge_mode is None:
+        return [forward, backward, *states]
+    merged = _merged(trace, layer.merge_mode, forward, backward)
+    return [merged, *states] if states else merged
+
+
+def _merged(trace: Trace, mode: str, forward: Value, backward: Value) -> Value:
+    if mode == "concat":
+        return trace.move(lambda a, b: tf.concat([a, b], axis=-1), forward, backward)
+    if mode == "mul":
+        return trace.product(tf.multiply, forward, backward)
+    if mode == "sum":
+        return _sum(trace, forward, backward)
+    return trace.linear(lambda a, b: 0.5 * (a + b), forward, backward)
+
+
+# Attention ------------------------------------------------------------------------------------------------------------
+
+
+@register(layers.MultiHeadAttention, layers.GroupQueryAttention)
+def attention(
+    trace: Trace,
+    query: Value,
+    value: Value,
+    key: Value | None = None,
+    query_mask: Any = None,
+    value_mask: Any = None,
+    key_mask: Any = None,
+    attention_mask: Any = None,
+    return_attention_scores: bool = False,
+    training: Any = None,
+    use_causal_mask: bool = False,
+) -> Any:
+    """The weights of attention are gates, taken as given; the values take all."""
+    layer = trace.layer
+    key = value if key is None else key
+    masks = {
+        "query_mask": query.mask if query_mask is None else query_mask,
+        "value_mask": value.mask if value_mask is None else value_mask,
+        "key_mask": key.mask if key_mask is None else key_mask,
+    }
+    allowed = layer._compute_attention_mask(
+        query.tensor, value.tensor, **masks, attention_mask=attention_mask, use_causal_mask=use_causal_mask
+    )
+    queries = _projected(trace, layer._query_dense, "query", query)
+    keys = _projected(trace, layer._key_dense, "key", key)
+    heads = _projected(trace, layer._value_dense, "value", value)
+    if len(queries.shape) != 4:
+        raise TypeError("attention over several axes is not known.")
+    if isinstance(layer, layers.GroupQueryAttention):
+        repeats = layer.num_repeats
+        keys, heads = (trace.move(lambda x: ops.repeat(x, repeats, axis=2), each) for each in (keys, heads))
+    scale = queries.shape[-1] ** -0.5
+    scores = trace.product(lambda q, k: scale * tf.einsum("btnh,bsnh->bnts", q, k), queries, keys)
+    if allowed is not None:
+        allowed = tf.cast(allowed, "bool")[:, None]
+        scores = trace.move(lambda x: where(allowed, x, -1e9), scores)
+    weights = trace.softmax(scores, -1)
+    result = trace.product(lambda w, v: tf.einsum("bnts,bsnh->btnh", w, v), weights, heads, signal=1)
+    if getattr(layer, "_gate_dense", None) is not None:
+        result = trace.product(tf.multiply, result, _projected(trace, layer._gate_dense, "gate", query), signal=0)
+    output = _projected(trace, layer._output_dense, "attention_output", result)
+    return [output, weights] if return_attention_scores else output
+
+
+def _projected(trace: Trace, dense: Any, slot: str, value: Value) -> Value:
+    return row_of(dense)(trace.inner(dense, slot), value)
