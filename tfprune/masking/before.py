@@ -17,7 +17,7 @@ from tfprune.masking.build import ON_NODES, MaskedModel
 from tfprune.units import LayerValues
 
 
-class _Maker(NamedTuple):
+class Maker(NamedTuple):
     """A call that makes units: along which axis of its output, and which column of the mask is each position."""
 
     axis: int
@@ -56,11 +56,11 @@ def masked_before(
 
     Arguments as for `masked_model`; nested models are opened up. All groups must have `has_values_before`.
     """
-    split = _Split(model, layers)
+    split = SplitAtUnits(model, layers)
     on_nodes = keras.Input((sum(split.sizes.values()),), name=ON_NODES)
     placed = []
 
-    def mask(layer: Any, h: Any, maker: _Maker) -> Any:
+    def mask(layer: Any, h: Any, maker: Maker) -> Any:
         own = MeanReplacement(axis=maker.axis, name=f"{layer.name}_on_nodes_{len(placed)}", dtype=h.dtype)
         placed.append((own, maker.columns))
         return own(h, TakeUnits(maker.columns, dtype=on_nodes.dtype)(on_nodes))
@@ -82,15 +82,15 @@ def masked_before(
 
 def means_before(model: keras.Model, data: Any, layers: Iterable[str] | str | None = None) -> LayerValues:
     """Measures the mean of units before the nonlinearity, over samples, positions and the layers that make them."""
-    split = _Split(model, layers)
-    makers: list[_Maker] = []
+    split = SplitAtUnits(model, layers)
+    makers: list[Maker] = []
 
     @tf.function(reduce_retracing=True)
     def sums(inputs: list[Any]) -> list[tuple]:
         makers.clear()
         found = []
 
-        def look(layer: Any, h: Any, maker: _Maker) -> Any:
+        def look(layer: Any, h: Any, maker: Maker) -> Any:
             wide = tf.cast(h, "float64")
             makers.append(maker)
             others = [axis for axis in range(len(h.shape)) if axis != maker.axis % len(h.shape)]
@@ -109,7 +109,7 @@ def means_before(model: keras.Model, data: Any, layers: Iterable[str] | str | No
     return LayerValues.from_flat(total[:-1] / count[:-1], split.sizes)
 
 
-class _Split:
+class SplitAtUnits:
     """A model with its nested models opened up, and the activation of each layer that makes units apart from it."""
 
     def __init__(self, model: keras.Model, layers: Iterable[str] | str | None):
@@ -129,7 +129,7 @@ class _Split:
             if (columns[graph.columns(emitter.ids)] >= 0).any():
                 self._makers[id(emitter.operation)] = lambda ids: columns[graph.columns(ids)]
 
-    def run(self, inputs: list[Any], act: Callable[[Any, Any, _Maker], Any]) -> list[Any]:
+    def run(self, inputs: list[Any], act: Callable[[Any, Any, Maker], Any]) -> list[Any]:
         """Runs the model; `act(layer, h, maker)` sees units before the nonlinearity and gives what goes into it."""
 
         def call(node: Any, args: tuple, kwargs: dict) -> list[Any]:
@@ -159,12 +159,12 @@ class _Split:
             self._copies[id(layer)] = (layer, copied(layer, **changes) if changes else layer)
         return self._copies[id(layer)][1]
 
-    def _maker(self, node: Any) -> _Maker | None:
+    def _maker(self, node: Any) -> Maker | None:
         columns_of = self._makers.get(id(node.operation))
         if columns_of is None or len(node.outputs) != 1:
             return None
         for axis, ids in enumerate(self._signals[id(node.outputs[0])].axes):
             columns = None if ids is None else columns_of(ids)
             if columns is not None and (columns >= 0).any():
-                return _Maker(axis, columns)
+                return Maker(axis, columns)
         return None
