@@ -374,3 +374,14 @@ def test_subclassed_and_unbuilt_models():
     unbuilt = keras.Sequential([layers.Dense(3)])
     with pytest.raises(ValueError, match="not built"):
         sweep(unbuilt, (np.ones((2, 3)), np.ones((2, 3))), np.ones((1, 3)), loss="mse")
+
+
+def test_another_replacement_serves_the_same_compiled_steps(problem):
+    """The second sweep finds what the first one compiled, and must not find its replacement."""
+    model, x, y, masks = problem
+    sizes = unit_groups(model).sizes
+    for value in (0.0, 0.3, -1.0):
+        replacement = LayerValues({name: np.full(size, value) for name, size in sizes.items()})
+        found = sweep(model, (x, y), masks, replacement=replacement, progress=False)
+        fresh = sweep(with_on_nodes(model, replacement=replacement), (x, y), masks, loss=model.loss, progress=False)
+        check(found, fresh.losses, fresh.gradients)

@@ -20,7 +20,7 @@ from tfprune.cache import Recent
 from tfprune.data import Batch, as_batches
 from tfprune.files import atomic_write, check_writable_folder
 from tfprune.graph import unit_groups
-from tfprune.masking.build import ON_NODES, on_nodes_input, with_on_nodes
+from tfprune.masking.build import ON_NODES, MaskedModel, masked_model, on_nodes_input
 from tfprune.masking.steps import Steps, pieces, tensors_of
 from tfprune.objectives import describe_loss, sample_loss
 from tfprune.units import LayerValues, check_like
@@ -152,13 +152,21 @@ def _runner(model: keras.Model, per_sample: Callable, loss: Any, gradients: bool
     """Returns the compiled steps: those of an earlier sweep of the same kind, if any."""
     layers = layers if layers is None or isinstance(layers, str) else tuple(layers)
     own = getattr(model, "loss", None) if loss is None else loss
-    key = (id(model), id(own), describe_loss(model, loss), gradients, layers, replacement)
+    key = (id(model), id(own), describe_loss(model, loss), gradients, layers, replacement is None)
 
-    def make() -> _Runner:
-        masked = model if on_nodes_input(model) is not None else with_on_nodes(model, layers, replacement)
-        return _Runner(masked, per_sample, gradients)
+    def make() -> tuple[_Runner, MaskedModel | None]:
+        if on_nodes_input(model) is not None:
+            return _Runner(model, per_sample, gradients), None
+        masked = masked_model(model, layers, replacement)
+        return _Runner(masked.model, per_sample, gradients), masked
 
-    return _runners.get(key, make, model, own)
+    runner, masked = _runners.get(key, make, model, own)
+    if replacement is None:
+        return runner
+    if masked.replace is None:
+        return make()[0]
+    masked.replace(check_like(replacement, masked.sizes, "replacement", partial=True))
+    return runner
 
 
 @dataclass
