@@ -180,6 +180,13 @@ def _attention():
     return keras.Model(x, keras.layers.Dense(2, name="out")(keras.layers.GlobalAveragePooling1D(name="mean")(h)))
 
 
+def _group_norm():
+    x = keras.Input((3, 2), name="x")
+    h = keras.layers.Dense(4, activation="tanh", name="first")(x)
+    h = keras.layers.GroupNormalization(2, name="norm")(h)
+    return keras.Model(x, keras.layers.Dense(2, name="out")(keras.layers.Flatten(name="flatten")(h)))
+
+
 def _nested():
     u = keras.Input((2,), name="u")
     inner = keras.Model(u, keras.layers.Dense(3, activation="sigmoid", name="out")(u), name="inner")
@@ -196,8 +203,9 @@ def _nested():
         (lambda: _recurrent(keras.layers.GRU, unroll=True), ["recurrent"]),
         (_attention, ["table", "heads/query", "heads/value"]),
         (_nested, ["inner", "out"]),
+        (_group_norm, ["first", "out"]),
     ],
-    ids=["conv and pool and norm", "lstm", "gru", "embedding and attention", "nested and called twice"],
+    ids=["conv and pool and norm", "lstm", "gru", "embedding and attention", "nested and called twice", "group norm"],
 )
 def test_scores_against_differences(build, layers):
     model = randomise(build())
@@ -416,6 +424,25 @@ def test_second_order_refuses_what_has_no_second_gradient():
     assert weights.taylor1(model, data, loss="mse").flat.all()
     behind = weights.hessian(model, data, loss="mse", layers="out")
     assert behind.flat.all()
+
+
+def test_second_order_refuses_moments_of_tensorflow_and_activations_without_one():
+    """Those of Keras's norms are made whole."""
+
+    def build(function):
+        x = keras.Input((3,), name="x")
+        h = keras.layers.Dense(3, activation="tanh", name="h")(x)
+        return randomise(keras.Model(x, keras.layers.Dense(1, name="out")(keras.layers.Lambda(function)(h))))
+
+    for function, lost in (
+        (lambda h: h * tf.nn.moments(h, [1], keepdims=True)[1], "moments"),
+        (tf.nn.softsign, "Soft"),
+    ):
+        model = build(function)
+        with pytest.raises(ValueError, match=f"no gradient for one of its operations.*{lost}"):
+            weights.taylor2(model, data_for(model, 4), loss="mse")
+    moments = keras.src.backend.nn.moments
+    assert moments.__module__.startswith("keras")
 
 
 # Setting weights to zero ----------------------------------------------------------------------------------------------

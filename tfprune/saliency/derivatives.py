@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src import backend
 from tqdm import tqdm
 
 from tfprune.cache import Recent
@@ -23,9 +24,10 @@ from tfprune.units import LayerValues
 
 # How many weights one call of a compiled loop looks at.
 _WEIGHTS_AT_ONCE = 256
-# TensorFlow says of these gradients that they have none themselves, though they have: second derivatives would lack
-# a part without an error.
+# TensorFlow says of these that they have no gradient themselves, though they have: second derivatives would lack a part
+# without an error.
 _LOSES_SECOND_ORDER = ("ResizeBilinearGrad", "FakeQuantWithMinMaxArgsGradient", "FakeQuantWithMinMaxVarsGradient")
+_STOPPED_MEAN = "moments/StopGradient"
 _CUDNN = "CudnnRNN"
 
 
@@ -293,7 +295,8 @@ class _Run:
         chosen = values if only is None else values[only : only + 1]
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(chosen)
-            found = self._gradients(values, inputs, targets, weights, chosen)
+            with _whole_moments():
+                found = self._gradients(values, inputs, targets, weights, chosen)
         _refuse_lost(tf.compat.v1.get_default_graph())
         return chosen, found, tape
 
@@ -359,9 +362,32 @@ def _moved_calls(model: keras.Model, operations: tuple[Any, ...]) -> set[int]:
     return moved
 
 
+@contextlib.contextmanager
+def _whole_moments() -> Iterator[None]:
+    """Lets second derivatives pass the norms of Keras.
+
+    `tf.nn.moments` stops the gradient of the mean inside the variance. That is right for first derivatives, where the
+    term is zero, and wrong for second ones. What stands in for it here gives the same numbers.
+    """
+    original = backend.nn.moments
+    backend.nn.moments = _moments
+    try:
+        yield
+    finally:
+        backend.nn.moments = original
+
+
+def _moments(x: Any, axes: Any, keepdims: bool = False, synchronized: bool = False) -> tuple[Any, Any]:
+    wide = tf.cast(x, "float32") if x.dtype.size < 4 else x
+    mean = tf.reduce_mean(wide, axes, keepdims=True)
+    variance = tf.reduce_mean(tf.math.squared_difference(wide, mean), axes, keepdims=keepdims)
+    return tf.cast(mean if keepdims else tf.reduce_mean(wide, axes), x.dtype), tf.cast(variance, x.dtype)
+
+
 def _refuse_lost(graph: Any) -> None:
     definition = graph.as_graph_def()
     nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
     lost = {node.op for node in nodes} & set(_LOSES_SECOND_ORDER)
+    lost |= {_STOPPED_MEAN for node in nodes if node.op == "StopGradient" and _STOPPED_MEAN in node.name}
     if lost:
         raise LookupError(f"gradient registry has no entry for: {', '.join(sorted(lost))}")
