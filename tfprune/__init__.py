@@ -2,7 +2,20 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from tfprune import datasets, experiments, export, graph, layers, plots, repair, saliency, statistics
+from tfprune import (
+    datasets,
+    experiments,
+    export,
+    graph,
+    layers,
+    plots,
+    relevance,
+    repair,
+    saliency,
+    schedules,
+    statistics,
+    training,
+)
 from tfprune.export import compare
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.masking import sweep, with_on_nodes
@@ -29,12 +42,15 @@ __all__ = [
     "keep_top",
     "layers",
     "plots",
+    "relevance",
     "remove",
     "remove_dead",
     "repair",
     "saliency",
+    "schedules",
     "statistics",
     "sweep",
+    "training",
     "unit_groups",
     "with_on_nodes",
     "zero_weights",
