@@ -1,0 +1,168 @@
+"""What pruning while training costs, and what a shrinking model saves.
+
+Targets: PruneDuringTraining adds at most 3 % to an epoch outside its pruning steps (with and without the callback by
+turns, medians). shrink_while_training: time of an epoch and peak memory of a training step before and after, each peak
+in a process of its own. A LivenessMonitor's measurement is timed beside one epoch's step.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from networks import peak_gigabytes, print_table, residual_net, thesis_net
+
+import tfprune as tfp
+from tfprune import saliency, schedules
+from tfprune.training import LivenessMonitor, PruneDuringTraining, shrink_while_training
+
+
+def dense_net():
+    layers = [keras.layers.Dense(512, activation="relu", name=f"dense_{k}") for k in range(3)]
+    return keras.Sequential([keras.Input((784,)), *layers, keras.layers.Dense(10, name="out")], name="dense")
+
+
+def compiled(build, jit_compile="auto"):
+    model = build()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"], jit_compile=jit_compile)
+    return model
+
+
+def data_for(model, num_samples):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(num_samples, *model.input_shape[1:])).astype("float32")
+    return x, generator.integers(0, 10, num_samples)
+
+
+class Timer(keras.callbacks.Callback):
+    """Times every epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seconds = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seconds.append(time.perf_counter() - self._start)
+
+
+def overhead(build, num_samples, rounds, schedule, jit_compile="auto"):
+    """Returns medians of an epoch's time without and with the callback, and of their ratio, round by round.
+
+    Two models train by turns; the first epoch of every `fit` traces and does not count, nor does the pruning step.
+    """
+    models = compiled(build, jit_compile), compiled(build, jit_compile)
+    x, y = data_for(models[0], num_samples)
+    times = [], []
+    for number in range(rounds):
+        order = (0, 1) if number % 2 else (1, 0)
+        for which in order:
+            timer = Timer()
+            prune = PruneDuringTraining(saliency.weight_norm, schedule, x[:1000])
+            # The timer stands before the callback, so that it stops first and starts first.
+            callbacks = [timer, *([prune] if which else [])]
+            models[which].fit(x, y, batch_size=32, epochs=4, verbose=0, callbacks=callbacks)
+            times[which].append(statistics.median(timer.seconds[1:]))
+    ratios = [b / a for a, b in zip(*times, strict=True)]
+    return statistics.median(times[0]), statistics.median(times[1]), statistics.median(ratios)
+
+
+def print_overhead(rounds):
+    at_start = schedules.by_epoch({0: 0.5})
+    every_step = schedules.Schedule(lambda step: 0.5, "steps", "half")
+    rows = []
+    for build, num_samples, schedule, name, jit in (
+        (thesis_net, 6400, at_start, "by epoch", "auto"),
+        (thesis_net, 6400, every_step, "by step", "auto"),
+        (thesis_net, 6400, every_step, "by step, XLA", True),
+        (dense_net, 6400, every_step, "by step", "auto"),
+        (residual_net, 960, every_step, "by step", "auto"),
+    ):
+        without, with_callback, ratio = overhead(build, num_samples, rounds, schedule, jit)
+        rows.append([f"{build.__name__}, {name}", without, with_callback, ratio])
+        print("  ".join(str(cell) for cell in rows[-1]), flush=True)
+    header = ["model, schedule", "epoch s", "with the callback", "ratio (target <= 1.03)"]
+    print_table("An epoch outside of pruning steps", header, rows)
+
+
+def peak_of_training(build, sparsity):
+    """Prints the most memory that a process holds which trains the model, cut or not, for one epoch."""
+    model = compiled(build)
+    if sparsity:
+        model = tfp.remove(model, tfp.keep_top(saliency.weight_norm(model), sparsity), keep_optimizer=True)
+    x, y = data_for(model, 512)
+    before = peak_gigabytes()
+    model.fit(x, y, batch_size=256, epochs=2, verbose=0)
+    print(peak_gigabytes() - before)
+
+
+def print_shrinking():
+    rows = []
+    for build, num_samples in ((thesis_net, 6400), (residual_net, 960), (dense_net, 6400)):
+        model = compiled(build)
+        data = data_for(model, num_samples)
+        table = schedules.by_epoch({3: 0.5, 6: 0.75})
+        options = {"epochs": 9, "repair": "zero", "fit_options": {"verbose": 0}}
+        shrunk = shrink_while_training(model, data, table, saliency.weight_norm, **options)
+        seconds, parameters = shrunk.history["seconds"], shrunk.history["parameters"]
+        for number, sparsity in enumerate((0.0, 0.5, 0.75)):
+            command = [sys.executable, __file__, "--peak", build.__name__, str(sparsity)]
+            peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+            # The first epoch of each stretch traces.
+            epoch = statistics.median(seconds[3 * number + 1 : 3 * number + 3])
+            first = statistics.median(seconds[1:3])
+            rows.append([build.__name__, sparsity, f"{parameters[3 * number]:,}", epoch, epoch / first, peak])
+            print("  ".join(str(cell) for cell in rows[-1]), flush=True)
+    header = ["model", "sparsity", "parameters", "epoch s", "of the first", "memory GB (batches of 256)"]
+    print_table("shrink_while_training: epochs before and after", header, rows)
+
+
+def print_monitor():
+    rows = []
+    for build in (thesis_net, residual_net):
+        model = compiled(build)
+        x, y = data_for(model, 1000)
+        monitor = LivenessMonitor((x, y), every=1)
+        seconds = []
+        measure = monitor._measure
+
+        def timed(step, epoch, measure=measure, seconds=seconds):
+            start = time.perf_counter()
+            measure(step, epoch)
+            seconds.append(time.perf_counter() - start)
+
+        monitor._measure = timed
+        model.fit(x[:160], y[:160], batch_size=32, epochs=1, verbose=0, callbacks=[monitor])
+        rows.append([build.__name__, str(tfp.unit_groups(model).num_units), seconds[0], statistics.median(seconds[1:])])
+    print_table("LivenessMonitor, 1000 samples", ["model", "units", "first s", "later s"], rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", choices=["overhead", "shrinking", "monitor"])
+    parser.add_argument("--peak", nargs=2, metavar=("NET", "SPARSITY"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        name, sparsity = options.peak
+        peak_of_training({f.__name__: f for f in (thesis_net, residual_net, dense_net)}[name], float(sparsity))
+        return
+    if options.only in (None, "overhead"):
+        print_overhead(options.rounds)
+    if options.only in (None, "shrinking"):
+        print_shrinking()
+    if options.only in (None, "monitor"):
+        print_monitor()
+
+
+if __name__ == "__main__":
+    main()
