@@ -3,6 +3,7 @@
 from tfprune.saliency import weights
 from tfprune.saliency.elimination import least_squares
 from tfprune.saliency.losses import loss_change, mean_replacement, mean_replacement_penalty, on_nodes_gradient
+from tfprune.saliency.nonzero import nonzero_fraction
 from tfprune.saliency.units import activation_std, batch_norm_scale, random, weight_norm, zero_fraction
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "loss_change",
     "mean_replacement",
     "mean_replacement_penalty",
+    "nonzero_fraction",
     "on_nodes_gradient",
     "random",
     "weight_norm",
