@@ -98,7 +98,8 @@ def test_histograms_count_outputs_and_activations():
     model.fit(x, y, epochs=1, verbose=0, callbacks=[monitor])
     h = x @ model.get_layer("first").kernel.numpy() + model.get_layer("first").bias.numpy()
     outputs, activations = (monitor.record.of(name, "first")[-1] for name in ("outputs", "activations"))
-    edges = np.linspace(-10, 10, 81)
+    edges = np.sinh(0.07 * np.arange(-80, 81))
+    assert np.isclose(edges[[0, 80, 81, -1]], [-135.21, 0.0, 0.07, 135.21], atol=0.01).all()
     for unit in range(6):
         np.testing.assert_array_equal(outputs[unit], np.histogram(h[:, unit], edges)[0])
         np.testing.assert_array_equal(activations[unit], np.histogram(np.maximum(h[:, unit], 0), edges)[0])

@@ -38,8 +38,9 @@ QUANTITIES = (
 
 VERDICTS = ("frozen", "dead")
 HISTOGRAMS = ("outputs", "activations")
-EDGES = np.linspace(-10.0, 10.0, 81)
-"""Edges of the bins of histograms; what lies beyond is counted in the outermost bin."""
+EDGES = np.sinh(0.07 * np.arange(-80, 81))
+"""Edges of the bins of histograms: 0.07 wide at 0 and wider from there to +-135, since outputs of an attacked unit lie
+far out while tanh ends at +-1. No edge lies at +-1. What lies beyond is counted in the outermost bin."""
 
 
 @dataclass
