@@ -1,10 +1,12 @@
 """Figures from records and arrays.
 
 Every function returns a `matplotlib.figure.Figure`, which needs no display; `save_figure` writes it. The same thing has
-the same colour everywhere: presence probabilities, units on and off, starts and ends of paths, repairs.
+the same colour everywhere: presence probabilities, units on and off, starts and ends of paths, repairs, attacks.
 """
 
 from tfprune.plots.drawing import save_figure
+from tfprune.plots.liveness import ATTACK_COLOURS, ORIGINAL_COLOUR, histograms_over_time, line_colours, liveness_curves
+from tfprune.plots.pruning import kernel_maps, line_panels
 from tfprune.plots.removal import REPAIR_COLOURS, accuracy_against_sparsity, training_after_removal
 from tfprune.plots.subsets import (
     END_COLOUR,
@@ -26,10 +28,12 @@ from tfprune.plots.subsets import (
 )
 
 __all__ = [
+    "ATTACK_COLOURS",
     "END_COLOUR",
     "KERNEL_WIDTH",
     "OFF_COLOUR",
     "ON_COLOUR",
+    "ORIGINAL_COLOUR",
     "PROBABILITY_COLOURS",
     "REPAIR_COLOURS",
     "START_COLOUR",
@@ -38,7 +42,12 @@ __all__ = [
     "flip_path_covariance",
     "gradients_on_off",
     "gradients_per_unit",
+    "histograms_over_time",
     "kernel_density",
+    "kernel_maps",
+    "line_colours",
+    "line_panels",
+    "liveness_curves",
     "plane_maps",
     "save_figure",
     "split_on_off",
