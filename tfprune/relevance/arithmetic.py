@@ -22,9 +22,8 @@ def divided(numerator: Any, denominator: Any, epsilon: float) -> Any:
     """Returns numerator / blip(denominator), blip(z) = z + epsilon sign(z) with sign(0) = 1; 0 where that is 0 / 0."""
     if epsilon:
         return numerator / (denominator + epsilon * where(denominator >= 0, tf.ones_like(denominator), -1.0))
-    zero = tf.equal(denominator, 0)
-    # Twice `where`, so that the gradient too stays finite where the denominator is zero.
-    return where(zero, 0.0, numerator / where(zero, 1.0, denominator))
+    # Its gradient too stays finite where the denominator is zero.
+    return tf.math.divide_no_nan(numerator, denominator)
 
 
 def quotient(rise: Any, run: Any, limit: Any, *, piecewise: bool = False) -> Any:

@@ -31,7 +31,7 @@ class Compiled:
         target: what is explained.
         output: the number of the output.
         start: None, "output", "one", "softmax", or "array" where one comes with each call.
-        conduct: whether points of a path come with their sites.
+        units: whether to look at the units of layers too.
 
     Attributes:
         from_logits: whether relevance starts in front of a softmax; known after the first run.
@@ -39,10 +39,10 @@ class Compiled:
     """
 
     def __init__(
-        self, plan: Plan, composite: Composite, target: Target, output: int, start: str | None, *, conduct: bool
+        self, plan: Plan, composite: Composite, target: Target, output: int, start: str | None, *, units: bool
     ):
         self._plan, self._composite, self._target = plan, composite, target
-        self._output, self._start, self._conduct = output, start, conduct
+        self._output, self._start, self._units = output, start, units
         self._logits = start != "softmax"
         self.from_logits = False
         self.num_traces = 0
@@ -57,21 +57,24 @@ class Compiled:
         def seed(value: Any, known: Any = None) -> tuple:
             return self._target.seed(value, indices if known is None else known)
 
-        options = {"output": self._output, "logits": self._logits, "start": given}
+        options = {"output": self._output, "logits": self._logits, "start": given, "units": self._units}
         return relevance_tensors(self._plan, self._composite, inputs, baseline, seed, note=self._note, **options)
 
-    def _run_score(self, inputs: list[Any], indices: Any) -> tuple[Any, Any]:
+    def _run_score(self, inputs: list[Any], indices: Any, num_samples: Any) -> tuple[Any, Any]:
+        """The numbers to explain, and the classes; where all samples have one baseline it runs once."""
         self.num_traces += 1
         run = forward(self._plan, self._composite, inputs, None, self._output, self._logits)
         self._note(run)
-        target, score, _ = self._target.seed(run.output.tensor, indices)
+        value = run.output.tensor
+        value = tf.broadcast_to(value, tf.concat([[num_samples], tf.shape(value)[1:]], axis=0))
+        target, score, _ = self._target.seed(value, indices)
         return score, target
 
     def _run_point(
         self, inputs: list[Any], baseline: list[Any], fraction: Any, indices: Any, last: Point | None
     ) -> tuple[Point, dict[str, Any]]:
         self.num_traces += 1
-        options = {"sites": self._conduct, "output": self._output, "logits": self._logits}
+        options = {"sites": self._units, "output": self._output, "logits": self._logits}
 
         def seed(value: Any) -> tuple:
             return self._target.seed(value, indices)
@@ -105,7 +108,9 @@ def plan_of(model: keras.Model) -> Plan:
     """Returns the plan of a model, that of an earlier call if there is one."""
     if id(model) not in _plans:
         # The plan holds its model, so that the model's id is not given to another one.
-        _plans[id(model)] = Plan(model)
+        # Reading tries activations out, which wants numbers, also where a training step is being traced.
+        with tf.init_scope():
+            _plans[id(model)] = Plan(model)
         if len(_plans) > _MOST_KEPT:
             _plans.popitem(last=False)
     _plans.move_to_end(id(model))
@@ -113,14 +118,14 @@ def plan_of(model: keras.Model) -> Plan:
 
 
 def compiled_for(
-    plan: Plan, composite: Composite, target: Target, output: int, start: str | None, *, conduct: bool
+    plan: Plan, composite: Composite, target: Target, output: int, start: str | None, *, units: bool
 ) -> Compiled:
     """Returns the compiled functions; those of an earlier call if there are any: tracing takes longer than a run."""
-    key = (id(plan.model), composite, target.key, output, start, conduct)
+    key = (id(plan.model), composite, target.key, output, start, units)
     if key not in _kept:
         # What the ids in the key belong to is kept too.
         bare = target._replace(indices=None)
-        _kept[key] = (Compiled(plan, composite, bare, output, start, conduct=conduct), (plan, target.function))
+        _kept[key] = (Compiled(plan, composite, bare, output, start, units=units), (plan, target.function))
         if len(_kept) > _MOST_KEPT:
             _kept.popitem(last=False)
     _kept.move_to_end(key)

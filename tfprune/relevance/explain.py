@@ -30,6 +30,7 @@ def explain(
     output: str | int | None = None,
     start: Any = None,
     steps: int = 32,
+    units: bool = True,
 ) -> Explanation:
     """Says how much each input, each bias and each unit has to do with an output of a model.
 
@@ -48,11 +49,13 @@ def explain(
         method: a name or a `Composite`.
         target: the class to explain, one for each sample, None for the predicted ones, or a function of the output
             tensor that returns one number per sample.
-        baseline: for methods that compare: one sample, or one per sample of x; None for zeros.
+        baseline: for methods that compare: one sample, or one per sample of x; None for zeros. Time masks are those of
+            x there too.
         output: name or number of the output, for models with several.
         start: None for the method's own start; "output" or "one": relevance of the target at the start; "softmax":
             explain the probability, not the logit; or an array shaped like the output.
         steps: stretches of the way, for "integrated_gradients" and "conductance".
+        units: whether to look at the units of layers too, which takes a little longer.
 
     Returns:
         An `Explanation`.
@@ -71,7 +74,7 @@ def explain(
     Reference: Hobson, "Visualizing neural networks, how to blame the bias"; S. Bach et al. (2015); A. Shrikumar et al.
     (2017); M. Sundararajan et al. (2017); K. Dhamdhere et al. (2019).
     """
-    request = _Request(model, x, method, target, baseline, output, start, steps)
+    request = _Request(model, x, method, target, baseline, output, start=start, steps=steps, units=units)
     found = [_as_numpy(request.explain_rows(rows)) for rows in request.chunks()]
     return request.explanation(found)
 
@@ -135,9 +138,8 @@ def tensors(
 class _Request:
     """One call of `explain`, checked."""
 
-    def __init__(
-        self, model: Any, x: Any, method: Any, target: Any, baseline: Any, output: Any, start: Any, steps: int
-    ):
+    def __init__(self, model: Any, x: Any, method: Any, target: Any, baseline: Any, output: Any, **options: Any):
+        start, steps, units = (options[name] for name in ("start", "steps", "units"))
         functional(model)
         self.model, self.method, self.steps = model, method, steps
         self.composite = composite_of(method)
@@ -154,8 +156,9 @@ class _Request:
         self.target = target_of(target, self.num_samples, shape, self.output_name)
         self.start = self._checked_start(start, shape)
         kind = "array" if isinstance(self.start, np.ndarray) else self.start
-        conduct = method == "conductance" if isinstance(method, str) else False
-        self.compiled = compiled_for(self.plan, self.composite, self.target, self.output, kind, conduct=conduct)
+        self.conducts = self.is_path and method == "conductance"
+        units = self.conducts if self.is_path else bool(units)
+        self.compiled = compiled_for(self.plan, self.composite, self.target, self.output, kind, units=units)
 
     def _checked_baseline(self, baseline: Any) -> list[np.ndarray] | None:
         if not self.composite.needs_baseline and not self.is_path:
@@ -220,13 +223,10 @@ class _Request:
 
     def _walk(self, inputs: list[Any], baseline: list[Any], indices: Any) -> dict:
         """Integrated gradients by midpoints; conductance from point to point."""
-        conduct, compiled = self.method == "conductance", self.compiled
-        score, found = compiled.score(inputs, indices)
-        indices = found if indices is None and found is not None else indices
-        baseline_score, _ = compiled.score(baseline, None if indices is None else indices[: len(baseline[0])])
-        if len(baseline[0]) == 1:
-            tiled = [tf.broadcast_to(b, x.shape) for b, x in zip(baseline, inputs, strict=True)]
-            baseline_score, _ = compiled.score(tiled, indices)
+        conduct, compiled, count = self.conducts, self.compiled, tf.constant(len(inputs[0]))
+        score, found = compiled.score(inputs, indices, count)
+        indices = found if indices is None else indices
+        baseline_score, _ = compiled.score(baseline, indices, count)
         totals, units, last = None, None, None
         for step in range(self.steps + 1 if conduct else self.steps):
             fraction = step / self.steps if conduct else (step + 0.5) / self.steps

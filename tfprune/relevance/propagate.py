@@ -98,7 +98,7 @@ class Plan:
         """Returns the names of the model's outputs."""
         graph = functional(self.model)
         struct = graph._outputs_struct
-        return list(struct) if isinstance(struct, Mapping) else list(graph.output_names)
+        return sorted(struct) if isinstance(struct, Mapping) else list(graph.output_names)
 
 
 def forward(
@@ -278,6 +278,7 @@ def relevance_tensors(
     logits: bool = True,
     start: Any = None,
     note: Callable[[Forward], None] | None = None,
+    units: bool = True,
 ) -> Tensors:
     """Explains a batch, all as tensors.
 
@@ -291,6 +292,7 @@ def relevance_tensors(
         logits: whether to start in front of a softmax at the end.
         start: None for what the composite's flow starts with, "one", "output", or a tensor shaped like the output.
         note: called with the run before relevance flows, if given.
+        units: whether to sum up the relevance of units.
     """
     run = forward(plan, composite, inputs, baseline, output, logits)
     if note is not None:
@@ -314,7 +316,7 @@ def relevance_tensors(
     shares = [_times_value(own, q) if multiplied else q for own, q in zip(run.inputs, multipliers, strict=True)]
     explained = [tf.reduce_sum(share, axis=list(range(1, len(share.shape)))) for share in shares]
     explained += [tf.reduce_sum(share, axis=1) for share in biases.values()]
-    own_units, own_multipliers = _unit_relevance(run, found, multiplied)
+    own_units, own_multipliers = _unit_relevance(run, found, multiplied) if units else ({}, {})
     return Tensors(
         inputs=shares,
         biases=biases,

@@ -232,7 +232,9 @@ class Trace:
             return value
         if activation is keras.activations.softmax:
             return self.softmax(value, -1)
-        if not is_elementwise(activation):
+        with tf.init_scope():
+            alone = is_elementwise(activation)
+        if not alone:
             raise TypeError(
                 f"the activation {getattr(activation, '__name__', activation)!r} does not work on each number alone. "
                 "Known are elementwise functions and softmax."

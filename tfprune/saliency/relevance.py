@@ -1,0 +1,117 @@
+"""Scores of units from relevance: how much of what a model says passes through each unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.data import as_batches
+from tfprune.masking import refuse_masked
+from tfprune.relevance import Composite, explain
+from tfprune.saliency.units import by_group, check_data, chosen_groups
+from tfprune.units import LayerValues
+
+
+def relevance(
+    model: keras.Model,
+    data: Any = None,
+    *,
+    layers: Iterable[str] | str | None = None,
+    method: str | Composite = "blame_the_bias",
+    baseline: Any = None,
+    target: Any = None,
+    signed: bool = False,
+) -> LayerValues:
+    """Scores each unit by the relevance that passes through it: the mean over samples of its absolute value.
+
+    Relevance is summed over positions inside the absolute value, and over the layers of a unit's group. Needs no
+    targets: by default each sample is explained by the class that the model predicts. Take it where units are to be
+    kept that make up the model's answers, right or wrong. The heads of attention show in no tensor and score zero.
+
+    Args:
+        model: a Sequential or functional model with one output.
+        data: inputs, whatever `model.fit` takes; targets are not looked at.
+        layers: names of groups or layers; None takes all units that can be removed.
+        method: a method of `tfprune.relevance.explain`, or a `Composite`.
+        baseline: one sample, for methods that compare; None for zeros.
+        target: the class to explain for all samples, a function of the output, or None for the predicted class.
+        signed: True for the mean of the relevance itself, which may be negative.
+
+    Returns:
+        One score per unit, `(units,)` by group name, in the unit of the output.
+
+    Raises:
+        TypeError: if `model` is no Keras model, there are no data, or a layer is not known to relevance.
+        ValueError: if model, names, data, method, target or baseline do not fit, or the model is masked already.
+
+    Example:
+        >>> scores = relevance(net, x, method="lrp_epsilon")                                     # doctest: +SKIP
+
+    Reference: S.-K. Yeom et al. (2021), "Pruning by explaining: a novel criterion for deep neural network pruning".
+    """
+    check_data(data, "relevance")
+    if isinstance(method, str) and method == "integrated_gradients":
+        raise ValueError("saliency.relevance: 'integrated_gradients' says nothing of units; take method='conductance'.")
+    options = {"method": method, "baseline": baseline, "target": target}
+    return _scores(model, data, layers, signed, **options)
+
+
+def conductance(
+    model: keras.Model,
+    data: Any = None,
+    *,
+    layers: Iterable[str] | str | None = None,
+    baseline: Any = None,
+    target: Any = None,
+    steps: int = 16,
+    signed: bool = False,
+) -> LayerValues:
+    """Scores each unit by what it conducts on the way from a baseline to a sample: mean absolute value over samples.
+
+    `sum over the way of dF / dy * (y(k + 1) - y(k))`; over a layer that cuts the net in two that makes F(x) less
+    F(baseline).
+
+    Args:
+        model: a Sequential or functional model with one output and float inputs.
+        data: inputs, whatever `model.fit` takes; targets are not looked at.
+        layers: names of groups or layers; None takes all units that can be removed.
+        baseline: one sample; None for zeros.
+        target: the class to explain for all samples, a function of the output, or None for the predicted class.
+        steps: stretches of the way.
+        signed: True for the mean of the conductance itself, which may be negative.
+
+    Returns:
+        One score per unit, `(units,)` by group name, in the unit of the output.
+
+    Raises:
+        TypeError: if `model` is no Keras model, or there are no data.
+        ValueError: if model, names, data, target, baseline or steps do not fit, or the model is masked already.
+
+    Example:
+        >>> scores = conductance(net, x, steps=32)                                               # doctest: +SKIP
+
+    Reference: K. Dhamdhere et al. (2019), "How important is a neuron?", equation 2.
+    """
+    check_data(data, "conductance")
+    options = {"method": "conductance", "baseline": baseline, "target": target, "steps": steps}
+    return _scores(model, data, layers, signed, **options)
+
+
+def _scores(model: keras.Model, data: Any, layers: Any, signed: bool, **options: Any) -> LayerValues:
+    refuse_masked(model)
+    graph, names = chosen_groups(model, layers)
+    emitters = {emitter.name: graph.columns(emitter.ids) for emitter in graph.records.emitters.values()}
+    totals, num_samples = np.zeros(graph.num_units), 0
+    for batch in as_batches(data, model, targets="ignore"):
+        inputs = batch.inputs if len(batch.inputs) > 1 else batch.inputs[0]
+        found = explain(model, inputs, **options).units
+        units = np.zeros((len(batch.inputs[0]), graph.num_units + 1))
+        for name, values in found.items():
+            # What cannot be removed has the column -1: the one too many at the end.
+            np.add.at(units.T, emitters[name], values.T)
+        totals += (units if signed else np.abs(units)).sum(axis=0)[:-1]
+        num_samples += len(units)
+    return by_group(graph, names, totals / num_samples)
