@@ -90,9 +90,7 @@ def compare_scores(*, seed: int, activation: str, mnist: str | None, epochs: int
         (measurements, fractions, scores) for fc1; ``correlations`` of MRS with MRP by rank (measurements, layers).
     """
     training, test = thesis.load_data(mnist)
-    model = real_nets.compile_classifier(
-        thesis.thesis_net(training[0], activation, seed), thesis.make_optimizer("sgd")
-    )
+    model = real_nets.compile_classifier(thesis.thesis_net(training[0], activation, seed), thesis.make_optimizer("sgd"))
     comparison = _Comparison(thesis.sample(training, NUM_SAMPLES, seed), every, seed)
     model.fit(*training, batch_size=BATCH_SIZE, epochs=epochs, callbacks=[comparison], verbose=0)
     loss, accuracy = model.evaluate(*test, batch_size=500, verbose=0)
@@ -125,9 +123,7 @@ class _Losses(keras.callbacks.Callback):
 def prune_by_schedule(*, seed: int, optimizer: str, pruned: bool, mnist: str | None, epochs: int) -> dict[str, Any]:
     """Section 4.2: the schedule of table 4.2 by MRS, with bias propagation; or the same training without pruning."""
     training, test = thesis.load_data(mnist)
-    model = real_nets.compile_classifier(
-        thesis.thesis_net(training[0], "relu", seed), thesis.make_optimizer(optimizer)
-    )
+    model = real_nets.compile_classifier(thesis.thesis_net(training[0], "relu", seed), thesis.make_optimizer(optimizer))
     losses = _Losses(every=max(1, len(training[1]) // BATCH_SIZE // 20))
     callbacks: list[keras.callbacks.Callback] = [losses]
     if pruned:
