@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 from nets import NETS, inputs_for
 
-from tfprune.objectives import describe_loss, sample_loss
+from tfprune.objectives import check_classes, describe_loss, sample_loss
 
 
 @pytest.fixture
@@ -123,3 +123,19 @@ def test_bad_losses(dense_net, targets):
         sample_loss(dense_net, lambda y, outputs: ops.mean(y - outputs))(y, outputs)
     with pytest.raises(ValueError, match="targets: the model has 3 outputs"):
         sample_loss(two, "mse")(y, [outputs] * 3)
+
+
+def test_classes_that_do_not_exist_are_refused():
+    x = keras.Input((2,))
+    model = keras.Model(x, {"a": layers.Dense(3, name="a")(x), "b": layers.Dense(2, name="b")(x)})
+    sparse = keras.losses.SparseCategoricalCrossentropy
+    targets = {"a": np.array([0, 2, 1]), "b": np.array([0, 5, -1])}
+    check_classes(model, targets, {"a": "sparse_categorical_crossentropy", "b": "mse"})
+    with pytest.raises(
+        ValueError, match=r"output 'b' has 2 classes.* from 0 to 1; received 5 at index \(1,\) \(2 of 3"
+    ):
+        check_classes(model, targets, {"a": "mse", "b": sparse(from_logits=True)})
+    with pytest.raises(ValueError, match=r"received 5 at index \(1,\) \(1 of 3"):
+        check_classes(model, targets, {"b": sparse(ignore_class=-1)})
+    with pytest.raises(ValueError, match=r"received 0.5 at index \(0,\)"):
+        check_classes(model, {"a": np.array([0.5]), "b": None}, {"a": sparse()})

@@ -1,5 +1,7 @@
 """Scores of weights: against slow replicas, laws, and the table of functions by nets; and setting weights to zero."""
 
+import doctest
+
 import keras
 import numpy as np
 import pytest
@@ -10,15 +12,17 @@ from nets import NETS, inputs_for
 from test_saliency import data_for, dense_net
 
 import tfprune as tfp
+from tfprune.graph import weights as weight_names
 from tfprune.graph.weights import kernel_weights
 from tfprune.saliency import weights
+from tfprune.surgery import zeroing
 
 WITHOUT_DATA = [weights.magnitude, weights.random]
 ON_LOSS = [weights.taylor1, weights.taylor2, weights.hessian, weights.loss_change]
 SCORES = [*WITHOUT_DATA, *ON_LOSS]
 CONTRACT = [
-    *["dense_chain", "conv_2d", "separable_conv", "simple_rnn", "transformer_block", "batch_norm"],
-    *["several_outputs", "nested_equal_names", "tied_variables", "mixed_precision"],
+    *["dense_chain", "conv_2d", "separable_conv", "transformer_block", "batch_norm", "several_outputs"],
+    *["nested_equal_names", "tied_variables", "mixed_precision"],
 ]
 
 
@@ -85,6 +89,13 @@ def test_layers_choose_kernels_layers_nested_models_and_other_names_of_tied_kern
     assert weights.magnitude(lstm, layers=["out", "first/kernel"]).names == ("first/kernel", "out")
     assert weights.magnitude(nested, layers="middle/inner").names == ("middle/inner/a", "middle/inner/b")
     assert weights.magnitude(tied, layers="second").names == ("first",)
+
+
+@pytest.mark.parametrize("module", [weights, weight_names, zeroing], ids=lambda module: module.__name__)
+def test_examples(module):
+    names = {"keras": keras, "np": np, "tfprune": tfp}
+    results = doctest.testmod(module, extraglobs=names)
+    assert results.failed == 0 and results.attempted > 1
 
 
 # Contracts ------------------------------------------------------------------------------------------------------------
@@ -178,6 +189,18 @@ def _attention():
     h = keras.layers.MultiHeadAttention(2, 2, name="heads")(h, h)
     h = keras.layers.LayerNormalization(name="norm")(h)
     return keras.Model(x, keras.layers.Dense(2, name="out")(keras.layers.GlobalAveragePooling1D(name="mean")(h)))
+
+
+@pytest.mark.slow
+def test_the_diagonal_passes_the_loop_of_a_recurrent_layer():
+    """The loop and the layer without one give the same."""
+    looped = randomise(_recurrent(keras.layers.LSTM))
+    unrolled = _recurrent(keras.layers.LSTM, unroll=True)
+    unrolled.set_weights(looped.get_weights())
+    options = {"loss": "mse", "layers": "recurrent/recurrent_kernel", "curvature": "diagonal"}
+    one, other = (weights.hessian(model, data_for(looped, 4), **options).flat for model in (looped, unrolled))
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-8)
+    assert one.all()
 
 
 def _group_norm():

@@ -176,9 +176,9 @@ def taylor2(
 
     Example:
         >>> net = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, name="out")])
-        >>> net.layers[0].set_weights([np.array([[2.0]])])
+        >>> net.layers[0].set_weights([np.array([[3.0]])])
         >>> taylor2(net, (np.ones((4, 1)), np.ones((4, 1))), loss="mse", curvature="diagonal")["out"]
-        array([[0.]])
+        array([[-3.]])
 
     Reference: U. Evci (2018), table 2.1; the diagonal: Y. LeCun, J. S. Denker, S. A. Solla (1990), "Optimal brain
     damage", equation 1.

@@ -33,8 +33,8 @@ def zero_weights(model: keras.Model, weight_mask: LayerValues) -> keras.Model:
     Example:
         >>> net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, use_bias=False, name="out")])
         >>> mask = tfprune.LayerValues({"out": [[True, False, True], [False, False, True]]})
-        >>> (zero_weights(net, mask).get_layer("out").kernel.numpy() != 0).sum()
-        np.int64(3)
+        >>> int((zero_weights(net, mask).get_layer("out").kernel.numpy() != 0).sum())
+        3
 
     Reference: U. Evci (2018), "Detecting dead weights and units in neural networks", section 2.
     """
