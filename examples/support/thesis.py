@@ -46,3 +46,19 @@ def sample(split: datasets.Split, count: int, seed: int) -> datasets.Split:
     """Some of the data, drawn at random."""
     chosen = np.random.default_rng(seed).permutation(len(split[1]))[:count]
     return split[0][chosen], split[1][chosen]
+
+
+class Losses(keras.callbacks.Callback):
+    """The loss of every so many batches, as `fit` reports it: the mean since the epoch began."""
+
+    def __init__(self, every: int):
+        super().__init__()
+        self._every, self._step = every, 0
+        self.steps: list[int] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._step += 1
+        if self._step % self._every == 0:
+            self.steps.append(self._step)
+            self.losses.append(float(logs["loss"]))

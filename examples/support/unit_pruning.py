@@ -104,27 +104,11 @@ def compare_scores(*, seed: int, activation: str, mnist: str | None, epochs: int
     }
 
 
-class _Losses(keras.callbacks.Callback):
-    """The loss of every so many batches, as `fit` reports it: the mean since the epoch began."""
-
-    def __init__(self, every: int):
-        super().__init__()
-        self._every, self._step = every, 0
-        self.steps: list[int] = []
-        self.losses: list[float] = []
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._step += 1
-        if self._step % self._every == 0:
-            self.steps.append(self._step)
-            self.losses.append(float(logs["loss"]))
-
-
 def prune_by_schedule(*, seed: int, optimizer: str, pruned: bool, mnist: str | None, epochs: int) -> dict[str, Any]:
     """Section 4.2: the schedule of table 4.2 by MRS, with bias propagation; or the same training without pruning."""
     training, test = thesis.load_data(mnist)
     model = real_nets.compile_classifier(thesis.thesis_net(training[0], "relu", seed), thesis.make_optimizer(optimizer))
-    losses = _Losses(every=max(1, len(training[1]) // BATCH_SIZE // 20))
+    losses = thesis.Losses(every=max(1, len(training[1]) // BATCH_SIZE // 20))
     callbacks: list[keras.callbacks.Callback] = [losses]
     if pruned:
         schedule = tfp.schedules.by_epoch(tfp.schedules.THESIS_UNITS)

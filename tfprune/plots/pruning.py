@@ -75,7 +75,11 @@ def _draw(axes: Axes, x: np.ndarray, y: np.ndarray, name: str, colour: Any) -> N
 
 
 def kernel_maps(
-    rows: Mapping[str, Mapping[str, np.ndarray]], *, title: str, label: str = "|w|, the largest of each map = 1"
+    rows: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    title: str,
+    label: str = "|w|, the largest of each map = 1",
+    count_units: bool = True,
 ) -> Figure:
     """Kernels as colour maps: units from left to right, everything else that a kernel has from top to bottom.
 
@@ -83,6 +87,7 @@ def kernel_maps(
         rows: What a row shows, such as "pruned" -> name of a layer -> its kernel `(..., units)`, or numbers for it.
         title: Title of the figure.
         label: What the colours mean.
+        count_units: Whether the titles say how many units have a number that is not zero.
 
     Returns:
         The figure, one row of maps for each entry; each map is divided by its largest magnitude.
@@ -98,8 +103,8 @@ def kernel_maps(
             image = axes.imshow(
                 values / max(values.max(), np.finfo(float).tiny), aspect="auto", interpolation="nearest", vmin=0, vmax=1
             )
-            on = int((values != 0).any(0).sum())
-            axes.set_title(f"{name}, {row}: {on} of {values.shape[1]} units", fontsize=9)
+            on = f": {int((values != 0).any(0).sum())} of {values.shape[1]} units" if count_units else ""
+            axes.set_title(f"{name}, {row}{on}", fontsize=9)
             axes.set_xlabel("unit", fontsize=8)
             axes.set_ylabel("weights of the unit", fontsize=8)
             axes.tick_params(labelsize=7)
