@@ -57,12 +57,14 @@ class PruneDuringTraining(StepCounter):
     as off), a repair makes up for the units that went, and the weights of what is off are set to zero: of a unit all
     weights that `remove` would cut, so that the training model computes what the smaller one will. Between pruning
     steps these weights stay exactly zero whatever the optimizer does: their gradients are masked before the optimizer
-    sees them, its moments of them are zero, and they are masked once more after each update. All of that is compiled
+    sees them, and its moments of them are zero; with optimizers that mix entries (Muon, Lamb, Adafactor, a user's own)
+    and where a weight has a constraint, the weights are masked once more after each update. All of that is compiled
     into the training step, so it works with `jit_compile`, mixed precision, `tf.data` and `steps_per_execution`; with
-    the latter, pruning steps come between executions. Nothing of it is saved with the model. A training that is taken
-    up from a saved model is recognised: units whose weights are all zero are off (single weights that are zero,
-    likewise); pass `initial_epoch` to `fit` as usual. At the end `tfprune.remove(model, callback.mask)` gives the
-    smaller model; for weights the zeros are in the model.
+    the latter, pruning steps come between executions. Nothing of it is saved with the model.
+
+    A training that is taken up from a saved model is recognised: units whose weights are all zero are off (single
+    weights that are zero, likewise); pass `initial_epoch` to `fit` as usual. At the end
+    `tfprune.remove(model, callback.mask)` gives the smaller model; for weights the zeros are in the model.
 
     Args:
         saliency: what scores: a function `(model, data) -> LayerValues` of scores per unit, by group name, such as
@@ -156,7 +158,7 @@ class PruneDuringTraining(StepCounter):
         mask = self._start()
         self._target.check_scores(scores, mask, self._what)
         self._sparsity = 0.0
-        self._hold = Hold(self._target.variables)
+        self._hold = Hold(self._target.variables, model.optimizer)
         self._set(mask)
         self._held_model = model
         attach(model, self._hold)
@@ -238,7 +240,7 @@ class PruneDuringTraining(StepCounter):
 
     def _set(self, mask: LayerValues) -> None:
         self.mask = mask
-        self._hold.set(self._target.keeps(mask), self.model.optimizer)
+        self._hold.set(self._target.keeps(mask))
 
 
 def name_of(function: Any) -> str:

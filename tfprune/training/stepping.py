@@ -11,6 +11,19 @@ import tensorflow as tf
 
 from tfprune.surgery.rebuild import slots_of
 
+_ENTRY_BY_ENTRY = (
+    keras.optimizers.SGD,
+    keras.optimizers.RMSprop,
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.Adadelta,
+    keras.optimizers.Adagrad,
+    keras.optimizers.Adamax,
+    keras.optimizers.Nadam,
+    keras.optimizers.Lion,
+)
+"""Optimizers that leave an entry alone which is zero, as its gradient and its moments are."""
+
 
 class Hook(Protocol):
     """Something that takes part in every update of an optimizer."""
@@ -70,56 +83,63 @@ class Hold:
     """Holds entries of weights at exactly zero: a hook.
 
     Gradients of held entries are zero before the optimizer sees them, so that its moments, norms and averages know
-    nothing of them; and after each update the entries are set to zero once more, whatever the optimizer does.
+    nothing of them. Most optimizers then leave the entries alone; with others, and where a weight has a constraint of
+    its own, they are set to zero once more after each update.
 
     Args:
         variables: the weights that may have held entries.
+        optimizer: the model's optimizer.
     """
 
-    def __init__(self, variables: list[Any]):
-        self._kept = {id(v): (v, tf.Variable(tf.ones(v.shape, tf.bool), trainable=False)) for v in variables}
+    def __init__(self, variables: list[Any], optimizer: Any):
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        self._optimizer = inner
+        self._projects = type(inner) not in _ENTRY_BY_ENTRY or any(v.constraint is not None for v in variables)
+        # Floats, as one multiplication that knows 0 * NaN = 0 is cheaper than a choice by bool.
+        self._kept = {id(v): (v, tf.Variable(tf.ones(v.shape, v.dtype), trainable=False)) for v in variables}
 
-    def set(self, kept: Mapping[int, np.ndarray], optimizer: Any) -> None:
+    def set(self, kept: Mapping[int, np.ndarray]) -> None:
         """Says which entries are held, by the `id` of the weight: bool, True = kept; sets all others to zero.
 
         The optimizer's moments of held entries become zero too.
         """
         for key, keep in kept.items():
-            self._kept[key][1].assign(keep)
+            variable, mask = self._kept[key]
+            mask.assign(keep.astype(variable.dtype))
         self.apply()
-        if optimizer is None or not optimizer.built:
+        if not self._optimizer.built:
             return
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        slots = slots_of(inner)
-        for slot in inner.variables:
+        slots = slots_of(self._optimizer)
+        for slot in self._optimizer.variables:
             entry = self._kept.get(id(slots.get(id(slot))))
             if entry is not None:
-                slot.assign(tf.where(entry[1], slot.value, tf.zeros_like(slot.value)))
+                slot.assign(tf.math.multiply_no_nan(slot.value, tf.cast(entry[1], slot.dtype)))
 
     def apply(self) -> None:
         """Sets the held entries to zero."""
-        self.after([variable for variable, _ in self._kept.values()])
+        for variable, mask in self._kept.values():
+            variable.assign(tf.math.multiply_no_nan(variable.value, mask))
 
     def before(self, gradients: list[Any], variables: list[Any]) -> list[Any]:
         """Returns gradients that are zero at held entries."""
         return [self._masked(g, self._kept.get(id(v))) for g, v in zip(gradients, variables, strict=True)]
 
     def after(self, variables: list[Any]) -> None:
-        """Sets the held entries of some variables to zero."""
-        for variable in variables:
+        """Sets the held entries of some variables to zero, where the optimizer may have moved them."""
+        for variable in variables if self._projects else ():
             entry = self._kept.get(id(variable))
             if entry is not None:
-                variable.assign(tf.where(entry[1], variable.value, tf.zeros_like(variable.value)))
+                variable.assign(tf.math.multiply_no_nan(variable.value, entry[1]))
 
     @staticmethod
     def _masked(gradient: Any, entry: Any) -> Any:
         if gradient is None or entry is None:
             return gradient
         if isinstance(gradient, tf.IndexedSlices):
-            rows = tf.gather(entry[1], gradient.indices)
-            values = tf.where(rows, gradient.values, tf.zeros_like(gradient.values))
+            rows = tf.cast(tf.gather(entry[1], gradient.indices), gradient.values.dtype)
+            values = tf.math.multiply_no_nan(gradient.values, rows)
             return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
-        return tf.where(entry[1], gradient, tf.zeros_like(gradient))
+        return tf.math.multiply_no_nan(gradient, tf.cast(entry[1], gradient.dtype))
 
 
 class StepCounter(keras.callbacks.Callback):
