@@ -195,16 +195,28 @@ def test_conductance_of_one_unit(generator):
     np.testing.assert_allclose(found.units["unit"], [[expected]], rtol=1e-6)
 
 
-def test_baseline_comparison_against_shap(generator):
-    """To 1e-4 on dense and conv nets."""
+def dense_for_peers():
+    stack = [layers.Dense(6, "relu"), layers.Dense(5, "tanh"), layers.Dense(3)]
+    return randomise(keras.Sequential([keras.Input((4,)), *stack]))
+
+
+def conv_for_peers():
+    stack = [layers.Conv2D(4, 3, activation="relu"), layers.MaxPooling2D(2), layers.Conv2D(3, 2, activation="relu")]
+    return randomise(keras.Sequential([keras.Input((8, 8, 2)), *stack, layers.Flatten(), layers.Dense(3)]))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("build", [dense_for_peers, conv_for_peers])
+def test_baseline_comparison_against_shap(build, generator):
+    """To 1e-4; needs the extra `peers`."""
     shap = pytest.importorskip("shap")
-    for name in ("dense_sequential", "conv_2d"):
-        model = NETS[name]()
-        x, baseline = x_of(model), np.zeros_like(x_of(model)[:1])
-        peer = np.asarray(shap.DeepExplainer(model, baseline).shap_values(x, check_additivity=False))
-        peer = peer[..., 0] if peer.shape[0] == len(x) else peer[0]
-        found = explain(model, x, method="compare_to_baseline", target=0)
-        np.testing.assert_allclose(found.inputs, peer, rtol=1e-4, atol=1e-4)
+    model = build()
+    x = generator.normal(size=(3, *model.input_shape[1:])).astype("float32")
+    peer = shap.DeepExplainer(model, np.zeros_like(x[:1])).shap_values(x, check_additivity=False)
+    for target in range(3):
+        found = explain(model, x, method="compare_to_baseline", target=target)
+        np.testing.assert_allclose(found.inputs, np.asarray(peer)[..., target], rtol=1e-4, atol=1e-4)
+        assert np.abs(found.inputs).max() > 1e-2
 
 
 # Targets, starts, outputs ---------------------------------------------------------------------------------------------
