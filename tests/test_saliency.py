@@ -448,6 +448,16 @@ def test_no_loss(score):
         score(model, data_for(model))
 
 
+@pytest.mark.parametrize("score", ON_LOSS, ids=lambda score: score.__name__)
+def test_a_class_that_does_not_exist(score):
+    """The loss would be NaN, or that of another class."""
+    model = dense_net()
+    x, _ = data_for(model)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    with pytest.raises(ValueError, match="3 classes.*received 3 at index"):
+        score(model, (x, np.arange(len(x)) % 4), loss=loss)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

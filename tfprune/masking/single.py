@@ -14,7 +14,7 @@ from tfprune.data import as_batches
 from tfprune.masking.before import masked_before
 from tfprune.masking.build import MaskedModel, masked_model
 from tfprune.masking.steps import Steps, pieces, tensors_of
-from tfprune.objectives import describe_loss, sample_loss
+from tfprune.objectives import check_classes, describe_loss, sample_loss
 from tfprune.units import LayerValues
 
 
@@ -56,7 +56,8 @@ def single_changes(
     most = min(runner.points_at_once for runner in runners.values())
     totals = {name: np.zeros((2, runner.num_units)) for name, runner in runners.items()}
     num_points = 0
-    for batch in pieces(as_batches(data, model, batch_size=most, targets="required"), most):
+    batches = as_batches(data, model, batch_size=most, targets="required")
+    for batch in pieces(batches, most, lambda targets: check_classes(model, targets, loss)):
         num_points += len(batch.inputs[0])
         for name, runner in runners.items():
             totals[name] += runner.sums(*tensors_of(batch))

@@ -60,9 +60,13 @@ class Steps:
         return losses if weights is None else losses * tf.cast(weights, losses.dtype)[None]
 
 
-def pieces(batches: Iterable[Batch], most: int) -> Iterator[Batch]:
-    """Yields the batches in pieces of at most `most` points: those of a dataset may be too large."""
+def pieces(batches: Iterable[Batch], most: int, check: Callable[[Any], None]) -> Iterator[Batch]:
+    """Yields the batches in pieces of at most `most` points: those of a dataset may be too large.
+
+    `check` is called with the targets of every batch, to raise what there is to raise.
+    """
     for batch in batches:
+        check(batch.targets)
         num_points = len(batch.inputs[0])
         for start in range(0, num_points, most):
             rows = slice(start, start + most)

@@ -22,7 +22,7 @@ from tfprune.files import atomic_write, check_writable_folder
 from tfprune.graph import unit_groups
 from tfprune.masking.build import ON_NODES, MaskedModel, masked_model, on_nodes_input
 from tfprune.masking.steps import Steps, pieces, tensors_of
-from tfprune.objectives import describe_loss, sample_loss
+from tfprune.objectives import check_classes, describe_loss, sample_loss
 from tfprune.units import LayerValues, check_like
 
 _SECONDS_BETWEEN_SAVES = 5.0
@@ -94,7 +94,8 @@ def sweep(
     batches = as_batches(data, runner.inputs, batch_size=runner.points_at_once, targets="required")
     what = repr((rows.shape, gradients, sizes, describe_loss(model, loss)))
     state = _State.start(rows, gradients, what, runner.weights, save_to)
-    return _run(runner, batches, rows, state, progress)
+    parts = pieces(batches, runner.points_at_once, lambda targets: check_classes(model, targets, loss))
+    return _run(runner, parts, batches.num_samples, rows, state, progress)
 
 
 def _sizes(model: keras.Model, position: int | None, layers: Any) -> dict[str, int]:
@@ -239,14 +240,16 @@ class _State:
         self.masks_done = stop
 
 
-def _run(runner: _Runner, batches: Any, rows: np.ndarray, state: _State, progress: bool) -> Sweep:
-    total = None if batches.num_samples is None else batches.num_samples * len(rows)
+def _run(
+    runner: _Runner, parts: Iterable[Batch], num_samples: int | None, rows: np.ndarray, state: _State, progress: bool
+) -> Sweep:
+    total = None if num_samples is None else num_samples * len(rows)
     done = state.num_points * len(rows)
     data, number = "", -1
     saved_at = time.monotonic()
     with tqdm(total=total, initial=done, unit="point", unit_scale=True, desc="sweep", disable=not progress) as bar:
         try:
-            for number, batch in enumerate(pieces(batches, runner.points_at_once)):
+            for number, batch in enumerate(parts):
                 data = data if state.path is None else _digest(data, batch)
                 if number + 1 == state.batches_begun:
                     state.refuse_other_data(data)

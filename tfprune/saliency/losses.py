@@ -23,7 +23,7 @@ from tfprune.masking import (
     refuse_masked,
     single_changes,
 )
-from tfprune.objectives import describe_loss, sample_loss
+from tfprune.objectives import check_classes, describe_loss, sample_loss
 from tfprune.saliency.units import check_data, chosen_groups
 from tfprune.statistics import exit_means
 from tfprune.units import LayerValues, check_like
@@ -255,6 +255,7 @@ def _gradient_scores(
     masked, step = _compiled(model, names, loss, replacement, signed, before)
     total, num_samples = 0.0, 0
     for batch in batches:
+        check_classes(model, batch.targets, loss)
         total = total + step(*keras.tree.map_structure(_as_tensor, tuple(batch))).numpy()
         num_samples += len(batch.inputs[0])
     return _checked(LayerValues.from_flat(total / num_samples, masked.sizes), model)
