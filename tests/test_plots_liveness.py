@@ -82,6 +82,15 @@ def test_single_moment(histogram):
     assert figure.axes[0].collections[0].get_coordinates()[0, :, 0].tolist() == [2.5, 3.5]
 
 
+def test_axis_of_values_holds_what_is_filled(histogram):
+    figure = plots.histograms_over_time({"near": histogram}, title="Outputs", value_label="output")
+    assert figure.axes[0].get_yscale() == "linear" and figure.axes[0].get_ylim() == (-1.0, 2.0)
+    far = histogram | {"edges": np.array([-1.0, 0.0, 20.0, 500.0]), "counts": np.array([[3, 1, 0]] * 3)}
+    axes = plots.histograms_over_time({"far": far}, title="Outputs", value_label="output").axes[0]
+    assert axes.get_yscale() == "asinh" and axes.get_ylim() == (-1.0, 20.0)
+    assert axes.get_yticks().tolist() == [0.0, -1.0, 1.0, 10.0]
+
+
 def test_what_cannot_be_drawn_is_refused(rows, histogram):
     for empty in ({}, {"conv1/0": {}}):
         with pytest.raises(ValueError, match="at least one quantity and one training of each unit"):

@@ -8,12 +8,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 ORIGINAL_COLOUR = "black"
 ATTACK_COLOURS = ("tab:orange", "tab:blue", "tab:green", "tab:red", "tab:purple", "tab:brown")
 STEPS_LABEL = "training steps"
 # A curve that spans more than this factor is drawn on a logarithmic axis.
 LARGEST_LINEAR_RATIO = 50.0
+# Values of units that go beyond are drawn on an axis that is logarithmic far out.
+LARGEST_LINEAR_VALUE = 3.0
 # Smallest share of a histogram that has a colour of its own.
 SMALLEST_SHARE = 1e-3
 
@@ -104,8 +107,8 @@ def histograms_over_time(
         windows: Title of a panel -> first and last step of the attack, marked by dotted lines.
 
     Returns:
-        The figure. Colours give the share of the values that lie in a bin, on a logarithmic scale; the axis of the
-        values is linear around 0 and logarithmic far out.
+        The figure. Colours give the share of the values that lie in a bin, on a logarithmic scale. Where values go
+        beyond +-3, their axis is linear around 0 and logarithmic far out.
 
     Raises:
         ValueError: If there is nothing to draw or shapes do not fit.
@@ -132,7 +135,7 @@ def histograms_over_time(
             axes.axvline(step, color="crimson", linestyle=":", linewidth=1.2)
         axes.set_title(name, fontsize=10)
         axes.tick_params(labelsize=8)
-        axes.set(yscale="asinh", ylim=_filled_range(panels))
+        _scale_values(axes, *_filled_range(panels))
     figure.supxlabel(f"{STEPS_LABEL}; dotted: first and last step of the attack" if windows else STEPS_LABEL)
     figure.supylabel(value_label)
     figure.colorbar(image, ax=grid, label="share of the values in the bin", extend="min", shrink=0.8)
@@ -186,6 +189,16 @@ def _filled_range(panels: Mapping[str, Mapping[str, np.ndarray]]) -> tuple[float
             lows.append(panel["edges"][filled[0]])
             highs.append(panel["edges"][filled[-1] + 1])
     return (min(lows), max(highs)) if lows else (-1.0, 1.0)
+
+
+def _scale_values(axes: Axes, low: float, high: float) -> None:
+    if max(-low, high) > LARGEST_LINEAR_VALUE:
+        axes.set_yscale("asinh")
+        ticks = [sign * 10.0**power for sign in (-1, 1) for power in range(6)]
+        axes.set_yticks([0.0, *(tick for tick in ticks if low <= tick <= high)])
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(low, high)
 
 
 def _borders(steps: np.ndarray) -> np.ndarray:
