@@ -19,7 +19,7 @@ from keras import layers
 
 from tfprune import relevance
 
-STEPS = 16
+STEPS = 32
 TARGETS = {
     "lrp": 1.4,
     "blame_the_bias": 1.2,

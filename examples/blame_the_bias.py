@@ -131,7 +131,8 @@ def draw_circle(path: Path, resolution: int) -> None:
         "relevance = value * Q\n(logits)": maps(q_form.units["hidden"]),
         "d loss / d on_nodes\n(nats)": maps(gradients),
     }
-    title = "Circle net: the six nodes with most relevance\nfor 'outside' minus 'inside'"
+    title = "Circle net: the six nodes with most relevance for 'outside' minus 'inside'\n"
+    title += "With one hidden layer, Q is the difference of a node's two outgoing weights"
     figure = relevance_per_unit(panels, limit=limit, titles=[f"unit {unit}" for unit in units], title=title)
     plots.save_figure(figure, path)
 

@@ -65,6 +65,14 @@ class Offset(NamedTuple):
             return self.tensor
         return tf.reshape(self.tensor, [-1 if axis == self.axis % rank else 1 for axis in range(rank)])
 
+    def added_to(self, output: Any) -> Any:
+        """Returns output + offset."""
+        rank = len(output.shape)
+        if len(self.tensor.shape) == 1 and self.axis % rank == rank - 1 and rank > 1:
+            # TensorFlow joins this operation with the one before it.
+            return tf.nn.bias_add(output, self.tensor)
+        return output + self.like(output)
+
     def blamed(self, shares: Any) -> Any:
         """Returns the sum of offset * shares per sample and channel, shape `(samples, channels)`."""
         rank = len(shares.shape)

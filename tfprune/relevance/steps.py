@@ -84,7 +84,7 @@ class Step:
         self.result = Value(self.output, self.reference)
 
     def _with_offset(self, output: Any) -> Any:
-        return output if self.offset is None else output + self.offset.like(output)
+        return output if self.offset is None else self.offset.added_to(output)
 
     def pulled(self, outgoing: Any) -> list[Any]:
         """Returns the vector-Jacobian products of the step at its inputs; differentiable."""
