@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from networks import peak_gigabytes, print_table, residual_net, thesis_net
+from networks import print_table, residual_net, thesis_net
 
 import tfprune as tfp
 from tfprune import saliency, schedules
@@ -97,15 +97,24 @@ def print_overhead(rounds):
     print_table("An epoch outside of pruning steps", header, rows)
 
 
+def resident_gigabytes(which):
+    """Returns the memory that this process holds ("VmRSS") or has held at most ("VmHWM").
+
+    What `resource` tells of a new process may be the memory of the one that started it.
+    """
+    with open("/proc/self/status", encoding="ascii") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith(which)) / 2**20
+
+
 def peak_of_training(build, sparsity):
-    """Prints the most memory that a process holds which trains the model, cut or not, for one epoch."""
+    """Prints how far the memory of a process grows that trains the model, cut or not, for two epochs."""
     model = compiled(build)
     if sparsity:
         model = tfp.remove(model, tfp.keep_top(saliency.weight_norm(model), sparsity), keep_optimizer=True)
-    x, y = data_for(model, 512)
-    before = peak_gigabytes()
-    model.fit(x, y, batch_size=256, epochs=2, verbose=0)
-    print(peak_gigabytes() - before)
+    x, y = data_for(model, 2048)
+    before = resident_gigabytes("VmRSS")
+    model.fit(x, y, batch_size=1024, epochs=2, verbose=0)
+    print(resident_gigabytes("VmHWM") - before)
 
 
 def print_shrinking():
@@ -125,7 +134,7 @@ def print_shrinking():
             first = statistics.median(seconds[1:3])
             rows.append([build.__name__, sparsity, f"{parameters[3 * number]:,}", epoch, epoch / first, peak])
             print("  ".join(str(cell) for cell in rows[-1]), flush=True)
-    header = ["model", "sparsity", "parameters", "epoch s", "of the first", "memory GB (batches of 256)"]
+    header = ["model", "sparsity", "parameters", "epoch s", "of the first", "memory GB (batches of 1024)"]
     print_table("shrink_while_training: epochs before and after", header, rows)
 
 
