@@ -40,7 +40,8 @@ class Settings:
         full_epochs: Epochs of the full net before it is cut, in the part beyond.
         every: Steps between two measurements of the scores.
         optimizers: Optimizers of the schedule, sgd or adam.
-        budgets: Largest numbers of parameters in the part beyond.
+        widths: Units of conv1, conv2 and fc1 that stay, for each net of the part beyond.
+        starts: What these nets are trained from: cut, scratch, or "scratch, taught" by the full net.
         output: Folder of records and pictures.
         num_workers: Processes at once.
     """
@@ -53,13 +54,16 @@ class Settings:
     full_epochs: int = 12
     every: int = 150
     optimizers: list[str] = dataclasses.field(default_factory=lambda: ["adam"])
-    budgets: list[int] = dataclasses.field(default_factory=lambda: [1000, 600])
+    widths: list[list[int]] = dataclasses.field(default_factory=lambda: [[4, 7, 10], [3, 5, 9]])
+    starts: list[str] = dataclasses.field(default_factory=lambda: list(STARTS))
     output: str = "output/mnist_unit_pruning"
     num_workers: int = 1
 
     def __post_init__(self):
         if unknown := [part for part in self.parts if part not in PARTS]:
             raise ValueError(f"parts: expected some of {', '.join(PARTS)}; received {unknown[0]!r}.")
+        if unknown := [start for start in self.starts if start not in STARTS]:
+            raise ValueError(f"starts: expected some of {STARTS}; received {unknown[0]!r}.")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -188,21 +192,21 @@ def draw_schedule(optimizer: str, whole, pruned, folder: Path) -> None:
 
 def study_beyond(settings: Settings, folder: Path, console: Console) -> None:
     """Nets smaller than the thesis's, cut and from scratch."""
-    grid = {"seed": settings.seeds, "most_parameters": settings.budgets, "start": list(STARTS)}
+    grid = {"seed": settings.seeds, "widths": settings.widths, "start": settings.starts}
     fixed = {"full_epochs": settings.full_epochs}
     runs = run_grid(unit_pruning.beyond, grid, settings, folder / "beyond", **fixed)
     title = (
         f"{settings.epochs} epochs each; cut: {settings.full_epochs} of them for the full net. Taught from scratch: "
         f"{settings.full_epochs} more for its teacher. {len(settings.seeds)} trainings"
     )
-    columns = ("at most", "start", "parameters", "accuracy, median (range)", "before training on", "full net then")
+    columns = ("widths", "start", "parameters", "accuracy, median (range)", "before training on", "full net then")
     table = Table(*columns, title=title)
-    for budget in settings.budgets:
-        for start in STARTS:
-            own = runs.where(most_parameters=budget, start=start)
+    for widths in settings.widths:
+        for start in settings.starts:
+            own = runs.where(widths=widths, start=start)
             medians = (float(np.median(own.column(name))) for name in ("untrained_accuracy", "full_accuracy"))
             cells = ["" if np.isnan(value) else f"{value:.4f}" for value in medians]
-            table.add_row(f"{budget:,}", start, *spread(own), *cells)
+            table.add_row("/".join(map(str, widths)), start, *spread(own), *cells)
     console.print(table)
 
 

@@ -42,14 +42,15 @@ def test_scores_are_compared_along_the_training():
     assert (np.abs(result["correlations"]) <= 1).all()
 
 
-def test_beyond_keeps_to_its_budget():
-    options = {"seed": 0, "most_parameters": 900, "mnist": None, "epochs": 3, "full_epochs": 2}
+def test_beyond_has_the_widths_that_it_is_told():
+    options = {"seed": 0, "widths": [3, 5, 7], "mnist": None, "epochs": 3, "full_epochs": 2}
     cut, scratch = (unit_pruning.beyond(start=start, **options) for start in ("cut", "scratch, taught"))
-    assert cut["parameters"] == scratch["parameters"] <= 900 and cut["widths"] == scratch["widths"]
-    assert cut["parameters"] > 0.9 * 900
+    assert cut["parameters"] == scratch["parameters"] == 30 + 140 + 4 * 5 * 7 + 7 + 80
     assert 0 < cut["untrained_accuracy"] < 1 and np.isnan(scratch["untrained_accuracy"])
 
 
-def test_settings_name_the_part_that_is_unknown():
+def test_settings_name_what_is_unknown():
+    with pytest.raises(ValueError, match="received 'afresh'"):
+        mnist_unit_pruning.Settings(starts=["afresh"])
     with pytest.raises(ValueError, match="received 'score'"):
         mnist_unit_pruning.Settings(parts=["score"])

@@ -146,17 +146,16 @@ def cut_without_training(model: keras.Model, training: Any, test: Any) -> dict[s
 
 
 def beyond(
-    *, seed: int, most_parameters: int, start: str, mnist: str | None, epochs: int, full_epochs: int
+    *, seed: int, widths: list[int], start: str, mnist: str | None, epochs: int, full_epochs: int
 ) -> dict[str, Any]:
-    """A net of at most so many parameters after ``epochs`` in all: cut from the full net, or trained from scratch.
+    """A net of these widths after ``epochs`` in all: cut from the full net, or trained from scratch.
 
-    The full net is trained for ``full_epochs``, cut to the budget by least squares (whatever groups the units lie in),
-    and trained on; the full net's outputs help (distillation). From scratch means the widths that the cut chose, new
-    weights and the whole time, once on the labels alone and once with the same teacher.
+    The full net is trained for ``full_epochs``, cut by least squares (saliency and repair), and trained on; the full
+    net's outputs help (distillation). From scratch means the same widths, new weights and the whole time.
 
     Args:
         seed: Of weights and shuffling.
-        most_parameters: The budget.
+        widths: Units of conv1, conv2 and fc1 that stay.
         start: "cut", "scratch", or "scratch, taught": the last has a teacher that cost ``full_epochs`` more.
         mnist: File of MNIST, or None for the digits.
         epochs: In all.
@@ -167,7 +166,9 @@ def beyond(
     _train(full, training, full_epochs, seed, 2e-3)
     x = training[0][:2000]
     scores = tfp.saliency.least_squares(full, x)
-    mask = tfp.keep_budget(full, scores, parameters=most_parameters / full.count_params())
+    # The last so many in the order of elimination.
+    places = scores.map(lambda own: np.argsort(np.argsort(-own)))
+    mask = tfp.LayerValues({name: places[name] < width for name, width in zip(LAYERS, widths, strict=True)})
     small = tfp.remove(full, mask, repair="least_squares", data=x)
     before = real_nets.compile_classifier(small).evaluate(*test, batch_size=500, verbose=0)[1]
     rest = epochs - full_epochs
@@ -178,10 +179,8 @@ def beyond(
     _train(small, training, rest, seed, 4e-3, teacher)
     loss, accuracy = real_nets.compile_classifier(small).evaluate(*test, batch_size=500, verbose=0)
     full_accuracy = full.evaluate(*test, batch_size=500, verbose=0)[1]
-    widths = [int(own.sum()) for own in mask.values()]
     return {
         "parameters": small.count_params(),
-        "widths": widths,
         "full_accuracy": full_accuracy,
         "untrained_accuracy": before if start == "cut" else float("nan"),
         "test_loss": loss,
