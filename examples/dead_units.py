@@ -5,7 +5,7 @@
 
 A small convolutional net is trained by plain SGD. At some steps the gradient of the incoming weights of a single unit
 is multiplied, by 100 or 1000; every so often all units are measured on validation images. Without ``--cifar`` the net
-learns scikit-learn's digits in about two minutes. Each training lies in a folder of its own; a second start goes on
+learns scikit-learn's digits in some three minutes. Each training lies in a folder of its own; a second start goes on
 where the first ended. ``--help`` lists all settings.
 """
 

@@ -114,6 +114,9 @@ def test_wrong_units_and_data(example):
     for unit in ("conv1", "/1", "conv1/", "conv1/x"):
         with pytest.raises(ValueError, match="expected units such as conv1/0, received"):
             support.Attacks("a", "relu", (unit,), (1,), (2.0,))
+    for unit in ("conv3/0", "conv1/8"):
+        with pytest.raises(ValueError, match=f"attacks 'a': no unit '{unit}'; numbers of units by layer"):
+            support.Attacks("a", "relu", (unit,), (1,), (2.0,))
     with pytest.raises(ValueError, match="at least one unit, start and multiplier"):
         support.Attacks("a", "relu", ("conv1/0",), (), (2.0,))
     with pytest.raises(ValueError, match="num_validation: expected a number from 1 to 1347, received 1348"):

@@ -15,6 +15,7 @@ import tfprune as tfp
 from tfprune import datasets
 
 NetKind = Literal["relu_norm", "tanh", "relu"]
+LAYER_SIZES = {"conv1": 8, "conv2": 16, "fc1": 64}
 DIGITS_SCALE = 3
 RECORD_FILE = "liveness.npz"
 # A unit whose outputs are all below a relu's zero still shows an MRP of some 1e-7: the rounding of two losses.
@@ -47,7 +48,9 @@ class Attacks:
 
     def __post_init__(self):
         for unit in self.units:
-            split_unit(unit)
+            layer, place = split_unit(unit)
+            if place >= LAYER_SIZES.get(layer, 0):
+                raise ValueError(f"attacks {self.name!r}: no unit {unit!r}; numbers of units by layer: {LAYER_SIZES}")
         if not (self.units and self.starts and self.multipliers):
             raise ValueError(f"attacks {self.name!r}: expected at least one unit, start and multiplier")
 
@@ -83,7 +86,7 @@ def small_net(kind: NetKind, image_shape: Sequence[int]) -> keras.Model:
     a batch norm without scale and offset *after* each relu, as the thesis has it.
     """
     inputs = x = keras.Input(tuple(image_shape), name="image")
-    for name, units in (("conv1", 8), ("conv2", 16), ("fc1", 64)):
+    for name, units in LAYER_SIZES.items():
         if name == "fc1":
             x = layers.Flatten(name="flatten")(x)
             x = layers.Dense(units, name=name, **_uniform(x.shape[-1]))(x)
