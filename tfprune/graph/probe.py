@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 _PLAIN_LAYERS = (
     keras.layers.ReLU,
@@ -28,7 +29,9 @@ def is_elementwise(function: Any) -> bool:
         return True
     if id(function) not in _known:
         # The function is kept with the answer so that its id is not given to another one.
-        _known[id(function)] = (function, _judge(function))
+        # Also where a model is being traced, it is tried on numbers.
+        with tf.init_scope():
+            _known[id(function)] = (function, _judge(function))
     return _known[id(function)][1]
 
 

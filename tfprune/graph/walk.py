@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 from keras import tree
+
+_MOST_SAMPLES_AT_ONCE = 256
 
 
 def functional(model: keras.Model) -> keras.Model:
@@ -134,6 +137,23 @@ def run_flat(
             values.update({id(reference): value for reference, value in zip(node.outputs, outputs, strict=True)})
     outputs = [values.get(id(reference)) for reference in graph.outputs]
     return None if any(value is None for value in outputs) else outputs
+
+
+def samples_at_once(model: keras.Model, most_floats: int) -> int:
+    """Returns how many samples, at most 256, fill so many numbers on their way through a model, all layers together.
+
+    What the model's inputs fix comes first.
+    """
+    floats = 0
+
+    def count(node: Any, args: tuple, kwargs: dict) -> list[Any]:
+        nonlocal floats
+        floats += sum(math.prod(length or 1 for length in tensor.shape[1:]) for tensor in node.outputs)
+        return node.outputs
+
+    run_flat(model, model.inputs, count)
+    fixed = model.inputs[0].shape[0]
+    return fixed or min(max(1, most_floats // max(floats, 1)), _MOST_SAMPLES_AT_ONCE)
 
 
 def ancestors(model: keras.Model, wanted: set[int]) -> set[int]:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections import OrderedDict
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tfprune.graph.walk import run_flat
+from tfprune.cache import Recent
 from tfprune.relevance.composites import Composite
 from tfprune.relevance.path import Point, conductance_between, point_on_path
 from tfprune.relevance.propagate import Forward, Plan, Tensors, forward, relevance_tensors
 from tfprune.relevance.targets import Target
-
-# Numbers that one chunk may fill on the way forward.
-_FLOATS_AT_ONCE = 2**25
-_MOST_SAMPLES_AT_ONCE = 256
-_MOST_KEPT = 16
 
 
 class Compiled:
@@ -100,47 +92,25 @@ class Compiled:
             )
 
 
-_kept: OrderedDict[tuple, tuple[Compiled, Any]] = OrderedDict()
-_plans: OrderedDict[int, Plan] = OrderedDict()
+_kept, _plans = Recent(16), Recent(16)
 
 
 def plan_of(model: keras.Model) -> Plan:
     """Returns the plan of a model, that of an earlier call if there is one."""
-    if id(model) not in _plans:
-        # The plan holds its model, so that the model's id is not given to another one.
+
+    def make() -> Plan:
         # Reading tries activations out, which wants numbers, also where a training step is being traced.
         with tf.init_scope():
-            _plans[id(model)] = Plan(model)
-        if len(_plans) > _MOST_KEPT:
-            _plans.popitem(last=False)
-    _plans.move_to_end(id(model))
-    return _plans[id(model)]
+            return Plan(model)
+
+    return _plans.get(id(model), make, model)
 
 
 def compiled_for(
     plan: Plan, composite: Composite, target: Target, output: int, start: str | None, *, units: bool
 ) -> Compiled:
-    """Returns the compiled functions; those of an earlier call if there are any: tracing takes longer than a run."""
+    """Returns the compiled functions, those of an earlier call if there are any."""
     key = (id(plan.model), composite, target.key, output, start, units)
-    if key not in _kept:
-        # What the ids in the key belong to is kept too.
-        bare = target._replace(indices=None)
-        _kept[key] = (Compiled(plan, composite, bare, output, start, units=units), (plan, target.function))
-        if len(_kept) > _MOST_KEPT:
-            _kept.popitem(last=False)
-    _kept.move_to_end(key)
-    return _kept[key][0]
-
-
-def samples_at_once(model: keras.Model) -> int:
-    """Returns how many samples are explained at once; what the model's inputs fix comes first."""
-    floats = 0
-
-    def count(node: Any, args: tuple, kwargs: dict) -> list[Any]:
-        nonlocal floats
-        floats += sum(math.prod(length or 1 for length in tensor.shape[1:]) for tensor in node.outputs)
-        return node.outputs
-
-    run_flat(model, model.inputs, count)
-    fixed = model.inputs[0].shape[0]
-    return fixed or int(np.clip(_FLOATS_AT_ONCE // max(floats, 1), 1, _MOST_SAMPLES_AT_ONCE))
+    # The indices come with each call.
+    bare = target._replace(indices=None)
+    return _kept.get(key, lambda: Compiled(plan, composite, bare, output, start, units=units), plan, target.function)

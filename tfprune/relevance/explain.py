@@ -9,14 +9,16 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.data import as_batches, collect
-from tfprune.graph.walk import functional
-from tfprune.relevance.compiled import compiled_for, plan_of, samples_at_once
+from tfprune.graph.walk import functional, samples_at_once
+from tfprune.relevance.compiled import compiled_for, plan_of
 from tfprune.relevance.composites import PATH_METHODS, Composite, composite_of
 from tfprune.relevance.explanation import Explanation
 from tfprune.relevance.propagate import Plan, Tensors, relevance_tensors
 from tfprune.relevance.targets import Target, target_of
 from tfprune.units import LayerValues, describe_unknown
 
+# Numbers that one chunk may fill on the way forward.
+_FLOATS_AT_ONCE = 2**25
 _STARTS = ("output", "one", "softmax")
 
 
@@ -206,7 +208,7 @@ class _Request:
 
     def chunks(self) -> list[slice]:
         """Returns the rows that are explained together."""
-        size = samples_at_once(self.model)
+        size = samples_at_once(self.model, _FLOATS_AT_ONCE)
         return [slice(start, min(start + size, self.num_samples)) for start in range(0, self.num_samples, size)]
 
     def explain_rows(self, rows: slice) -> dict:

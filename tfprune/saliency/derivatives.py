@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from tfprune.cache import Recent
 from tfprune.data import Batches, as_batches
-from tfprune.graph.walk import call_operation, run_flat
+from tfprune.graph.walk import call_operation, run_flat, samples_at_once
 from tfprune.graph.weights import KernelWeight, choose_kernels
 from tfprune.objectives import check_classes, describe_loss, sample_loss
-from tfprune.saliency.losses import _samples_at_once
+from tfprune.saliency.losses import FLOATS_AT_ONCE
 from tfprune.units import LayerValues
 
 # How many weights one call of a compiled loop looks at.
@@ -76,7 +76,7 @@ def task(model: keras.Model, data: Any, layers: Any, loss: Any, score: str) -> T
             "PyDataset. Scores that need none: magnitude, random."
         )
     sample_loss(model, loss)
-    batches = as_batches(data, model, batch_size=_samples_at_once(model), targets="required")
+    batches = as_batches(data, model, batch_size=samples_at_once(model, FLOATS_AT_ONCE), targets="required")
     if batches.num_samples is not None:
         for batch in batches:
             check_classes(model, batch.targets, loss)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,7 +12,7 @@ import tensorflow as tf
 from tfprune.cache import Recent
 from tfprune.data import as_batches
 from tfprune.graph import unit_groups
-from tfprune.graph.walk import run_flat
+from tfprune.graph.walk import samples_at_once
 from tfprune.masking import (
     MaskedModel,
     has_values_before,
@@ -31,8 +30,7 @@ from tfprune.units import LayerValues, check_like
 _PLACES = ("after", "before")
 
 # Numbers that one batch may fill on the way forward, all of which the way back needs.
-_FLOATS_AT_ONCE = 2**24
-_MOST_SAMPLES_AT_ONCE = 256
+FLOATS_AT_ONCE = 2**24
 
 
 def on_nodes_gradient(
@@ -251,7 +249,7 @@ def _gradient_scores(
     before: bool = False,
 ) -> LayerValues:
     """Mean over samples of |d loss_k / d on_nodes|, or of minus the gradient."""
-    batches = as_batches(data, model, batch_size=_samples_at_once(model), targets="required")
+    batches = as_batches(data, model, batch_size=samples_at_once(model, FLOATS_AT_ONCE), targets="required")
     masked, step = _compiled(model, names, loss, replacement, signed, before)
     total, num_samples = 0.0, 0
     for batch in batches:
@@ -305,19 +303,6 @@ def _gradient_step(masked: keras.Model, per_sample: Callable, signed: bool) -> C
         return tf.reduce_sum(-gradient if signed else tf.abs(gradient), axis=0)
 
     return step
-
-
-def _samples_at_once(model: keras.Model) -> int:
-    floats = 0
-
-    def count(node: Any, args: tuple, kwargs: dict) -> list[Any]:
-        nonlocal floats
-        floats += sum(math.prod(length or 1 for length in tensor.shape[1:]) for tensor in node.outputs)
-        return node.outputs
-
-    run_flat(model, model.inputs, count)
-    fixed = model.inputs[0].shape[0]
-    return fixed or int(np.clip(_FLOATS_AT_ONCE // max(floats, 1), 1, _MOST_SAMPLES_AT_ONCE))
 
 
 def _checked(scores: LayerValues, model: keras.Model) -> LayerValues:
