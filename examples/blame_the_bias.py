@@ -21,7 +21,7 @@ from support.relevance_study import background_study, flip_curves, image_net, sc
 import tfprune as tfp
 from tfprune import datasets, plots, relevance
 from tfprune.files import atomic_write, check_writable_folder, run_information
-from tfprune.plots.relevance import pixel_flipping, relevance_maps, relevance_per_unit
+from tfprune.plots import pixel_flipping, relevance_maps, relevance_per_unit
 
 # What conductance gives to pixels is what integrated gradients do.
 METHODS = [*relevance.PRESETS, "integrated_gradients"]

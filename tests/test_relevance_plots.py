@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfprune.plots.relevance import pixel_flipping, relevance_maps, relevance_per_unit
+from tfprune.plots import pixel_flipping, relevance_maps, relevance_per_unit
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 

@@ -7,6 +7,7 @@ the same colour everywhere: presence probabilities, units on and off, starts and
 from tfprune.plots.drawing import save_figure
 from tfprune.plots.liveness import ATTACK_COLOURS, ORIGINAL_COLOUR, histograms_over_time, line_colours, liveness_curves
 from tfprune.plots.pruning import kernel_maps, line_panels
+from tfprune.plots.relevance import pixel_flipping, relevance_maps, relevance_per_unit
 from tfprune.plots.removal import REPAIR_COLOURS, accuracy_against_sparsity, training_after_removal
 from tfprune.plots.subsets import (
     END_COLOUR,
@@ -48,7 +49,10 @@ __all__ = [
     "line_colours",
     "line_panels",
     "liveness_curves",
+    "pixel_flipping",
     "plane_maps",
+    "relevance_maps",
+    "relevance_per_unit",
     "save_figure",
     "split_on_off",
     "subset_gradients",
