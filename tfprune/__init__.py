@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from tfprune import (
     datasets,
+    distinctiveness,
     experiments,
     export,
     graph,
@@ -33,6 +34,7 @@ __all__ = [
     "UnitGraph",
     "compare",
     "datasets",
+    "distinctiveness",
     "experiments",
     "export",
     "graph",

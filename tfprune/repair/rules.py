@@ -132,14 +132,18 @@ def merge(pairs: Iterable[Merged]) -> Repair:
 
     def guess(channels: Channels) -> Guess:
         matrix, offset = channels.selection, np.zeros(len(channels.kept))
-        places = {(group, int(place)): k for k, (group, place) in enumerate(_units(channels)) if channels.kept[k]}
+        rows: dict[tuple[str | None, int], list[int]] = {}
+        for row, (group, place) in enumerate(_units(channels)):
+            rows.setdefault((group, int(place)), []).append(row)
         rank = np.cumsum(channels.kept) - 1
-        for unit, (group, place) in enumerate(_units(channels)):
-            pair = partners.get((group, int(place)))
-            if pair is None or channels.kept[unit]:
+        for (group, place), own in rows.items():
+            pair = partners.get((group, place))
+            if pair is None or channels.kept[own[0]]:
                 continue
-            matrix[rank[places[group, pair.kept]], unit] = pair.factor
-            offset[unit] = pair.offset
+            # A unit with several rows, as a head of attention, gives each of them to its partner's own.
+            for row, partner in zip(own, rows[group, pair.kept], strict=True):
+                matrix[rank[partner], row] = pair.factor
+                offset[row] = pair.offset
         return matrix, offset
 
     def check(mask: Mapping[str, np.ndarray]) -> None:

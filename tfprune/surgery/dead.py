@@ -63,12 +63,12 @@ def _dead_units(graph: UnitGraph, data: Any, tolerance: float) -> np.ndarray:
     for exit in exits:
         columns = graph.columns(exit.ids)
         own = columns >= 0
-        gone = _unread(graph, exit)[columns]
+        gone = unread_units(graph, exit)[columns]
         if exit in statistics:
             moments, channels = statistics[exit], statistics.channels(exit)
             constant = (moments.maximum - moments.minimum <= tolerance)[channels]
             nothing = constant & (np.abs(moments.mean) <= tolerance)[channels]
-            gone = gone | nothing | (constant & _folds(exit))
+            gone = gone | nothing | (constant & takes_constants(exit))
         np.logical_and.at(dead, columns[own], gone[own])
     for twin in graph.records.twins.values():
         if twin.layer_class is MaskedLayerNormalization:
@@ -77,7 +77,7 @@ def _dead_units(graph: UnitGraph, data: Any, tolerance: float) -> np.ndarray:
     return dead
 
 
-def _unread(graph: UnitGraph, exit: Exit) -> np.ndarray:
+def unread_units(graph: UnitGraph, exit: Exit) -> np.ndarray:
     """Returns for every unit whether all weights of the exit's reader that multiply it are zero."""
     unread = np.ones(graph.num_units + 1, bool)
     kernels = readings(exit.operation)
@@ -90,7 +90,7 @@ def _unread(graph: UnitGraph, exit: Exit) -> np.ndarray:
     return unread
 
 
-def _folds(exit: Exit) -> bool:
+def takes_constants(exit: Exit) -> bool:
     """Whether a constant that is not zero can go into a bias of the exit's reader, and does the same there."""
     kernels = readings(exit.operation)
     return bool(kernels) and all(_takes_constant(reading) for reading in kernels)
