@@ -57,3 +57,21 @@ def gedeon_dense(values, outgoing, centre, similar, complementary):
             elif measured[one, other] > complementary:
                 alive[one] = alive[other] = False
     return alive, outgoing[alive]
+
+
+def farthest_first(angles, lengths, complementary):
+    """Scores: the longest first, then whoever is farthest from all before; its distance at that moment."""
+    size = len(lengths)
+    distance = [
+        [min(a, 180.0 - a) if complementary else a for a in (float(angles[i, j]) for j in range(size))]
+        for i in range(size)
+    ]
+    order = [max(range(size), key=lambda unit: lengths[unit])]
+    scores = [0.0] * size
+    scores[order[0]] = 180.0
+    while len(order) < size:
+        rest = [unit for unit in range(size) if unit not in order]
+        best = max(rest, key=lambda unit: min(distance[unit][other] for other in order))
+        scores[best] = min(distance[best][other] for other in order)
+        order.append(best)
+    return scores
