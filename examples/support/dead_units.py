@@ -18,8 +18,6 @@ NetKind = Literal["relu_norm", "tanh", "relu"]
 LAYER_SIZES = {"conv1": 8, "conv2": 16, "fc1": 64}
 DIGITS_SCALE = 3
 RECORD_FILE = "liveness.npz"
-# A unit whose outputs are all below a relu's zero still shows an MRP of some 1e-7: the rounding of two losses.
-DEAD_BELOW = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +166,7 @@ def train(
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(learning_rate), loss, metrics=["accuracy"])
     path = folder / RECORD_FILE
-    callbacks = [tfp.training.LivenessMonitor(validation, every=every, path=path, dead_below=DEAD_BELOW)]
+    callbacks = [tfp.training.LivenessMonitor(validation, every=every, path=path)]
     if layer is not None:
         callbacks.append(tfp.training.LearningRateAttack((layer, place), multiplier, start, count, interval))
     model.fit(*training, epochs=epochs, batch_size=batch_size, verbose=0, callbacks=callbacks)

@@ -248,10 +248,7 @@ def draw(trainings: Trainings, attacks: Attacks, folder: Path) -> None:
 def unit_histogram(run: Run, unit: str, kind: str) -> dict[str, np.ndarray]:
     """Histogram of a unit's outputs or activations at each measurement."""
     record, (layer, place) = load_record(run.folder), split_unit(unit)
-    # The file knows the edges that it was counted with.
-    with np.load(run.folder / RECORD_FILE) as arrays:
-        edges = arrays["edges"]
-    return {"steps": np.asarray(record.step), "edges": edges, "counts": record.of(kind, layer)[:, place]}
+    return {"steps": np.asarray(record.step), "edges": record.edges, "counts": record.of(kind, layer)[:, place]}
 
 
 def _is_attacked(run: Run, net: str) -> bool:

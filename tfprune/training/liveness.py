@@ -54,7 +54,8 @@ class LivenessRecord:
         epoch: epochs that were done, `(times,)`.
         loss: mean loss on the validation data, `(times,)`.
         values: `(times, units)` by the names in `QUANTITIES`, and bool by those in `VERDICTS`.
-        histograms: counts `(times, units, bins)` by the names in `HISTOGRAMS`, for the bins of `EDGES`.
+        histograms: counts `(times, units, bins)` by the names in `HISTOGRAMS`.
+        edges: edges of the bins, `(bins + 1,)`.
     """
 
     groups: dict[str, int]
@@ -64,6 +65,7 @@ class LivenessRecord:
     loss: list[float] = field(default_factory=list)
     values: dict[str, list[np.ndarray]] = field(default_factory=dict)
     histograms: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    edges: np.ndarray = field(default_factory=lambda: EDGES)
 
     def of(self, quantity: str, group: str) -> np.ndarray:
         """Returns a quantity of one group's units over time, `(times, units)`; of a histogram `(times, units, bins)`.
@@ -90,7 +92,7 @@ class LivenessRecord:
         arrays = {name: np.stack(own) for name, own in (self.values | self.histograms).items()}
         times = {"step": self.step, "epoch": self.epoch, "loss": self.loss}
         with atomic_write(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, header=np.array(header), edges=EDGES, **times, **arrays)
+            np.savez_compressed(file, header=np.array(header), edges=self.edges, **times, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> LivenessRecord:
@@ -108,6 +110,7 @@ class LivenessRecord:
                     **{name: arrays[name].tolist() for name in ("step", "epoch", "loss")},
                     values={name: list(arrays[name]) for name in (*QUANTITIES, *VERDICTS)},
                     histograms={name: list(arrays[name]) for name in HISTOGRAMS},
+                    edges=arrays["edges"],
                 )
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(
@@ -141,7 +144,7 @@ class LivenessMonitor(StepCounter):
             histograms.
         path: an npz file for the record, written after each epoch; `LivenessRecord.load` reads it.
         frozen_below: largest gradient, in units of the loss, that still counts as zero.
-        dead_below: largest MRP, in units of the loss, that still counts as zero.
+        dead_below: largest MRP, in units of the loss, that still counts as zero; rounding alone makes some 2e-7.
 
     Attributes:
         record: a `LivenessRecord`, None before the first `fit`.
@@ -169,7 +172,7 @@ class LivenessMonitor(StepCounter):
         log_dir: str | os.PathLike | None = None,
         path: str | os.PathLike | None = None,
         frozen_below: float = 1e-8,
-        dead_below: float = 1e-7,
+        dead_below: float = 1e-6,
     ):
         super().__init__()
         if every is not None and (isinstance(every, bool) or not isinstance(every, numbers.Integral) or every < 1):
