@@ -1,6 +1,8 @@
 """Data sets: shapes, ranges, class shares, fixed splits, and the messages for files that do not fit."""
 
 import doctest
+import importlib
+import zipfile
 
 import numpy as np
 import pytest
@@ -170,5 +172,171 @@ def test_standardize_refuses_other_channels():
         datasets.standardize_channels(np.zeros((1, 2, 2, 3)), np.zeros((1, 2, 2, 1)))
 
 
-def test_documented_numbers():
-    assert doctest.testmod(datasets).failed == 0
+# --- spirals
+
+
+def test_spiral_arms_wind_as_they_say():
+    x, y = datasets.spiral(2000, 3, turns=1.25, noise=0.0)
+    assert x.dtype == np.float32 and x.shape == (2000, 2) and y.sum() == 1000
+    radius, angle = np.linalg.norm(x, axis=1), np.arctan2(x[:, 1], x[:, 0])
+    difference = (angle - 2 * np.pi * 1.25 * radius - np.pi * y) / (2 * np.pi)
+    far = radius > 0.01
+    np.testing.assert_allclose(difference[far] - np.round(difference[far]), 0.0, atol=1e-4)
+    assert radius.max() <= 1.0 and np.histogram(radius, 4, (0, 1))[0].min() > 400
+
+
+def test_spiral_noise_is_of_the_given_size_and_depends_on_the_seed():
+    calm, noisy = (datasets.spiral(5000, 3, noise=noise)[0] for noise in (0.0, 0.1))
+    assert (noisy - calm).std() == pytest.approx(0.1, rel=0.03)
+    np.testing.assert_array_equal(datasets.spiral(20, 1)[0], datasets.spiral(20, 1)[0])
+    assert np.abs(datasets.spiral(20, 1)[0] - datasets.spiral(20, 2)[0]).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"num_points": 0}, ValueError, "spiral: expected num_points of at least 1"),
+        ({"num_points": 1.0}, TypeError, "num_points as an integer"),
+        ({"turns": 0.0}, ValueError, "turns above 0"),
+        ({"noise": -0.1}, ValueError, "noise of at least 0"),
+    ],
+)
+def test_spiral_refuses_bad_options(options, error, message):
+    with pytest.raises(error, match=message):
+        datasets.spiral(**{"num_points": 4, "seed": 0} | options)
+
+
+# --- tables
+
+
+@pytest.mark.parametrize(
+    ("name", "num_rows", "num_features", "shares"),
+    [
+        ("generated", 330, 11, [0.8, 0.2]),
+        ("breast_cancer", 569, 30, [0.373, 0.627]),
+        ("wine", 178, 13, [0.33, 0.4, 0.27]),
+    ],
+)
+def test_tables_are_scaled_and_split(name, num_rows, num_features, shares):
+    (x_train, y_train), (x_test, y_test) = datasets.tables(name, seed=2)
+    assert len(x_train) + len(x_test) == num_rows and len(x_test) == round(0.2 * num_rows)
+    assert x_train.dtype == np.float32 and x_train.shape[1] == num_features and y_train.dtype == np.int64
+    np.testing.assert_allclose(x_train.min(axis=0), 0.0, atol=1e-6)
+    np.testing.assert_allclose(x_train.max(axis=0), 1.0, atol=1e-6)
+    for labels in (y_train, y_test):
+        np.testing.assert_allclose(np.bincount(labels) / len(labels), shares, atol=0.02)
+    (again, _), _ = datasets.tables(name, seed=2)
+    np.testing.assert_array_equal(again, x_train)
+
+
+def test_generated_table_can_be_learned():
+    from sklearn.ensemble import RandomForestClassifier
+
+    (x_train, y_train), (x_test, y_test) = datasets.tables()
+    forest = RandomForestClassifier(100, random_state=0).fit(x_train, y_train)
+    assert forest.score(x_test, y_test) > max(y_test.mean(), 1 - y_test.mean()) + 0.02
+
+
+TEXT = "id,size,age,kind\n1,0.5,3,good\n2,1.5,4,bad\n3,2.5,5,good\n4,3.5,6,bad\n5,4.5,7,good\n"
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_csv_is_read(tmp_path, delimiter):
+    path = tmp_path / "own.csv"
+    path.write_text(TEXT.replace(",", delimiter), encoding="utf-8-sig")
+    (x_train, y_train), (x_test, y_test) = datasets.tables(path, target="kind", drop=["id"], test_fraction=0.4)
+    assert x_train.shape == (3, 2) and x_test.shape == (2, 2)
+    # Both columns rise by the same steps, and bad comes before good.
+    np.testing.assert_allclose(x_train[:, 0], x_train[:, 1], atol=1e-6)
+    assert sorted(np.concatenate([y_train, y_test])) == [0, 0, 1, 1, 1]
+
+
+def write_xlsx(path, rows):
+    """A workbook as spreadsheets write it: texts in a table of their own, empty cells left out."""
+    main, links = "http://schemas.openxmlformats.org/spreadsheetml/2006/main", "http://schemas.openxmlformats.org"
+    texts = sorted({cell for row in rows for cell in row if isinstance(cell, str)})
+
+    def cell(column, line, value):
+        place = f'r="{chr(65 + column)}{line}"'
+        return (
+            f'<c {place} t="s"><v>{texts.index(value)}</v></c>'
+            if isinstance(value, str)
+            else f"<c {place}><v>{value}</v></c>"
+        )
+
+    lines = [
+        f'<row r="{n}">{"".join(cell(k, n, value) for k, value in enumerate(row) if value is not None)}</row>'
+        for n, row in enumerate(rows, 1)
+    ]
+    parts = {
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{links}/officeDocument/2006/relationships">'
+        '<sheets><sheet name="first" sheetId="1" r:id="rId7"/></sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{links}/package/2006/relationships">'
+        '<Relationship Id="rId7" Target="worksheets/sheet1.xml"/></Relationships>',
+        "xl/sharedStrings.xml": f'<sst xmlns="{main}">{"".join(f"<si><t>{text}</t></si>" for text in texts)}</sst>',
+        "xl/worksheets/sheet1.xml": f'<worksheet xmlns="{main}"><sheetData>{"".join(lines)}</sheetData></worksheet>',
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in parts.items():
+            archive.writestr(name, text)
+
+
+def test_xlsx_gives_what_csv_gives(tmp_path):
+    rows = [line.split(",") for line in TEXT.splitlines()]
+    write_xlsx(tmp_path / "own.xlsx", [rows[0], *([float(a), float(b), float(c), kind] for a, b, c, kind in rows[1:])])
+    (tmp_path / "own.csv").write_text(TEXT)
+    found, expected = (datasets.tables(tmp_path / name, target="kind") for name in ("own.xlsx", "own.csv"))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+
+
+def test_empty_cell_of_a_sheet_is_told(tmp_path):
+    write_xlsx(tmp_path / "own.xlsx", [["a", "b", "kind"], [1.0, None, "x"], [2.0, 3.0, "y"]])
+    with pytest.raises(ValueError, match="number in column 'b' of row 2, received ''"):
+        datasets.tables(tmp_path / "own.xlsx", target="kind")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (TEXT, {}, "a file needs target=.*Columns: id, size, age, kind"),
+        (TEXT, {"target": "kinds"}, "no such column.*'kinds' .did you mean 'kind'"),
+        (TEXT, {"target": "kind", "drop": ["ages"]}, "no such column.*'ages'"),
+        (TEXT.replace("2.5", "big"), {"target": "kind"}, "expected a number in column 'size' of row 4, received 'big'"),
+        (TEXT.replace("2.5", ""), {"target": "kind"}, "expected a number in column 'size' of row 4, received ''"),
+        (TEXT.replace("2.5", "inf"), {"target": "kind"}, "expected a number in column 'size'"),
+        (TEXT.replace("bad", "good"), {"target": "kind"}, "'kind' holds one class only, 'good'"),
+        (TEXT.replace("5,good", "5,"), {"target": "kind"}, "row 4 has no value in the target column"),
+        (TEXT.replace("age", "size"), {"target": "kind"}, "'size' appear more than once"),
+        (TEXT.replace("5,good", "5,good,1"), {"target": "kind"}, "row 4 has 5 cells, but there are 4 columns"),
+        ("a,b\n", {"target": "a"}, "at least one row below"),
+        ("", {"target": "a"}, "at least one row below"),
+        ("kind\na\nb\n", {"target": "kind"}, "no column is left"),
+    ],
+)
+def test_csv_that_does_not_fit_is_refused(tmp_path, text, options, message):
+    (tmp_path / "own.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        datasets.tables(tmp_path / "own.csv", **options)
+
+
+def test_other_tables_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected one of 'generated', 'breast_cancer', 'wine'"):
+        datasets.tables("whine")
+    with pytest.raises(ValueError, match="target and drop are for files"):
+        datasets.tables("wine", target="class")
+    with pytest.raises(ValueError, match="test_fraction between 0 and 1"):
+        datasets.tables(test_fraction=0.0)
+    (tmp_path / "own.xlsx").write_text("no archive")
+    with pytest.raises(ValueError, match="expected an XLSX file"):
+        datasets.tables(tmp_path / "own.xlsx", target="a")
+    (tmp_path / "own.csv").write_bytes(b"\xff\xfe\x00a")
+    with pytest.raises(ValueError, match="CSV file in UTF-8"):
+        datasets.tables(tmp_path / "own.csv", target="a")
+
+
+@pytest.mark.parametrize("name", ["points", "images", "tables"])
+def test_documented_numbers(name):
+    module = importlib.import_module(f"tfprune.datasets.{name}")
+    assert doctest.testmod(module).failed == 0
