@@ -19,7 +19,7 @@ from tfprune.layers import entering_states
 
 # Numbers that one batch may fill, which bounds the memory of a pass.
 _FLOATS_AT_ONCE = 2**24
-_MOST_SAMPLES_AT_ONCE = 256
+_MOST_SAMPLES_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
