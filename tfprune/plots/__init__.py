@@ -4,6 +4,12 @@ Every function returns a `matplotlib.figure.Figure`, which needs no display; `sa
 the same colour everywhere: presence probabilities, units on and off, starts and ends of paths, repairs, attacks.
 """
 
+from tfprune.plots.distinctiveness import (
+    TRANSFER_COLOURS,
+    accuracy_against_threshold,
+    angle_histograms,
+    angle_maps,
+)
 from tfprune.plots.drawing import save_figure
 from tfprune.plots.liveness import ATTACK_COLOURS, ORIGINAL_COLOUR, histograms_over_time, line_colours, liveness_curves
 from tfprune.plots.pruning import kernel_maps, line_panels
@@ -38,7 +44,11 @@ __all__ = [
     "PROBABILITY_COLOURS",
     "REPAIR_COLOURS",
     "START_COLOUR",
+    "TRANSFER_COLOURS",
     "accuracy_against_sparsity",
+    "accuracy_against_threshold",
+    "angle_histograms",
+    "angle_maps",
     "density_figure",
     "flip_path_covariance",
     "gradients_on_off",
