@@ -428,3 +428,17 @@ def test_a_schedule_that_falls_where_the_length_is_not_known():
     prune = PruneDuringTraining(norm, lambda step: 0.5 if step < 2 else 0.1, x)
     with pytest.raises(ValueError, match="it falls from 0.5 to 0.1 after 2 steps"):
         dense_net().fit(stream(), epochs=1, shuffle=False, verbose=0, callbacks=[prune])
+
+
+@pytest.mark.parametrize("swapped", [True, False])
+def test_a_saliency_that_is_none_is_told_without_its_contents(swapped):
+    wrong = tfp.schedules.constant(0.5) if swapped else np.zeros((50, 50))
+    message = "swapped" if swapped else "object of type ndarray.$"
+    with pytest.raises(TypeError, match=message):
+        tfp.training.PruneDuringTraining(wrong, tfp.saliency.weight_norm, None)
+
+
+def test_no_mask_yet():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(1)])
+    with pytest.raises(TypeError, match="mask: expected LayerValues.*received None"):
+        tfp.remove(model, None)

@@ -226,6 +226,11 @@ def check_like(
         >>> check_like({"second": [True], "first": [True, False]}, {"first": 2, "second": 1}, "mask").names
         ('first', 'second')
     """
+    if values is None:
+        raise TypeError(
+            f"{what}: expected LayerValues or a dict of arrays by name, received None. (A callback has its mask once "
+            "`fit` has begun.)"
+        )
     values = values if isinstance(values, LayerValues) else LayerValues(values)
     unknown = [name for name in values if name not in sizes]
     if unknown:

@@ -20,7 +20,8 @@ class LearningRateAttack(StepCounter):
 
     Incoming weights are the kernels that make the unit in all layers of its group (all gates and the recurrent kernel
     of a recurrent layer), as for `saliency.weight_norm`. The gradient is multiplied before the optimizer sees it, in
-    the compiled training step, so that it works with any optimizer and with `jit_compile` and `steps_per_execution`;
+    the compiled training step, so that it works with any optimizer (one that divides by the size of its
+    gradients, as Adam does, takes most of the force out of it) and with `jit_compile` and `steps_per_execution`;
     with plain SGD it is the same as a learning rate for these weights. Steps are counted as `fit` counts its epochs:
     with `initial_epoch` the earlier ones count too.
 

@@ -18,7 +18,7 @@ from tfprune.graph.walk import functional
 from tfprune.masking import refuse_masked
 from tfprune.objectives import sample_loss
 from tfprune.repair import find_repair
-from tfprune.schedules import as_schedule
+from tfprune.schedules import Schedule, as_schedule
 from tfprune.select import SCOPES
 from tfprune.training.stepping import Hold, StepCounter, attach, detach, refuse_uncompiled
 from tfprune.training.targets import Units, Weights, choose_top
@@ -115,11 +115,7 @@ class PruneDuringTraining(StepCounter):
         mask: LayerValues | None = None,
     ):
         super().__init__()
-        if not callable(saliency):
-            raise TypeError(
-                f"PruneDuringTraining: `saliency` expects a function (model, data) -> LayerValues, such as "
-                f"tfprune.saliency.weight_norm, received {saliency!r}."
-            )
+        check_saliency("PruneDuringTraining", saliency)
         self._saliency, self._schedule, self._data = saliency, as_schedule(schedule), data
         check_selection("PruneDuringTraining", scope, min_units)
         self._scope, self._min_units, self._layers = scope, min_units, layers
@@ -246,6 +242,16 @@ class PruneDuringTraining(StepCounter):
 def name_of(function: Any) -> str:
     """Returns what to call a function in a message, that inside a `functools.partial` too."""
     return getattr(getattr(function, "func", function), "__name__", type(function).__name__)
+
+
+def check_saliency(what: str, saliency: Any) -> None:
+    """Raises TypeError if what should score units is no function, or a schedule."""
+    if isinstance(saliency, Schedule) or not callable(saliency):
+        swapped = " Are saliency and schedule swapped?" if isinstance(saliency, Schedule) else ""
+        raise TypeError(
+            f"{what}: `saliency` expects a function (model, data) -> LayerValues, such as "
+            f"tfprune.saliency.weight_norm, received an object of type {type(saliency).__name__}.{swapped}"
+        )
 
 
 def check_selection(what: str, scope: Any, min_units: Any) -> None:

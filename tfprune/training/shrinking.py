@@ -15,7 +15,15 @@ from tfprune.masking import refuse_masked
 from tfprune.repair import find_repair
 from tfprune.schedules import Schedule, as_schedule
 from tfprune.surgery import remove
-from tfprune.training.pruning import PruningStep, call_saliency, check_enough, check_selection, mean_loss, name_of
+from tfprune.training.pruning import (
+    PruningStep,
+    call_saliency,
+    check_enough,
+    check_saliency,
+    check_selection,
+    mean_loss,
+    name_of,
+)
 from tfprune.training.stepping import refuse_uncompiled
 from tfprune.training.targets import check_scores, choose_top
 from tfprune.units import LayerValues, describe_unknown
@@ -90,6 +98,7 @@ def shrink_while_training(
         >>> shrunk.model.count_params() < net.count_params()                                        # doctest: +SKIP
         True
     """
+    check_saliency("shrink_while_training", saliency)
     schedule, repair = as_schedule(schedule), find_repair(repair)
     check_selection("shrink_while_training", scope, 1)
     options = _checked_options(epochs, fit_options)
