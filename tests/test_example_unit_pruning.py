@@ -33,9 +33,9 @@ def test_schedule_leaves_the_widths_of_the_thesis(schedule):
 
 
 def test_scores_are_compared_along_the_training():
-    result = unit_pruning.compare_scores(seed=0, activation="relu", mnist=None, epochs=2, every=45)
+    result = unit_pruning.compare_scores(seed=0, activation="relu", mnist=None, epochs=2, every=40)
     count = len(unit_pruning.SCORES)
-    assert result["steps"].tolist() == [0, 45, 90]
+    assert result["steps"].tolist() == [0, 40, 80]
     assert result["changes"].shape == (3, 3, count) and result["by_fraction"].shape == (3, 7, count)
     # The fraction of one half is measured twice, and is the same thing.
     np.testing.assert_allclose(result["by_fraction"][:, 4], result["changes"][:, 2], atol=1e-5)

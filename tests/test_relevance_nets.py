@@ -11,6 +11,7 @@ from nets import NETS, inputs_for
 
 import tfprune as tfp
 from tfprune import relevance
+from tfprune.graph import walk
 from tfprune.relevance import Composite, compiled, explain, rules
 
 UNKNOWN = {"lambda_wall": "lambda", "attention_plain": "attention"}
@@ -291,11 +292,11 @@ def test_a_rule_for_an_inner_name():
 def test_chunks_do_not_matter_and_a_second_call_traces_nothing(method, conv_same_net, generator, monkeypatch):
     x = generator.normal(size=(7, 8, 8, 2)).astype("float32")
     whole = explain(conv_same_net, x, method=method, target=1, steps=3)
-    kept = list(compiled._kept.values())[-1][0]
+    kept = compiled._kept.last
     traces = kept.num_traces
-    monkeypatch.setattr(compiled, "_MOST_SAMPLES_AT_ONCE", 3)
+    monkeypatch.setattr(walk, "_MOST_SAMPLES_AT_ONCE", 3)
     again = explain(conv_same_net, x, method=method, target=np.ones(7, int), steps=3)
-    assert list(compiled._kept.values())[-1][0] is kept and kept.num_traces <= traces + 3
+    assert compiled._kept.last is kept and kept.num_traces <= traces + 3
     np.testing.assert_allclose(again.inputs, whole.inputs, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(again.units.flat, whole.units.flat, rtol=1e-4, atol=1e-5)
     traces = kept.num_traces
@@ -309,7 +310,7 @@ def test_an_equal_composite_is_found_again(dense_net):
     counts = []
     for _ in range(2):
         explain(dense_net, x, method=Composite(linear=rules.Gamma(gamma=0.5), by_name={"out": rules.Flat()}))
-        counts.append(list(compiled._kept.values())[-1][0].num_traces)
+        counts.append(compiled._kept.last.num_traces)
     assert counts[0] == counts[1]
 
 

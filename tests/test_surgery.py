@@ -507,7 +507,7 @@ def test_unknown_layers_are_walls_and_must_be_built_anew_all_the_same():
         ({"first": np.zeros(5, bool)}, ValueError, "all 5 units of group 'first' are off.*Keep at least one"),
         ({"first": np.ones(5)}, TypeError, "bool"),
         (np.ones(9, bool), TypeError, "mapping"),
-        (None, TypeError, "mapping"),
+        (None, TypeError, "received None"),
     ],
 )
 def test_masks_that_do_not_fit(mask, error, message, dense_net):

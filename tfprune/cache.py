@@ -27,3 +27,8 @@ class Recent:
                 self._made.popitem(last=False)
         self._made.move_to_end(key)
         return self._made[key][0]
+
+    @property
+    def last(self) -> Any:
+        """What was asked for last."""
+        return next(reversed(self._made.values()))[0]
