@@ -28,8 +28,8 @@ FAMILIES = {
 }
 ALL = [family + member for family, members in FAMILIES.items() for member in members]
 
-DEEPEST = ["EfficientNetV2M"]
-"""Over 500 layers: float32 rounds by some 1e-5 of the largest output, so it is compared in float64 too."""
+DEEPEST = ["EfficientNetV2M", "EfficientNetV2L"]
+"""With random weights these amplify what is rounded: moving the images of V2L by 1e-14 moves its outputs by 5e-5."""
 
 QUICK = ["MobileNet", "MobileNetV2", "MobileNetV3Small", "ResNet50V2", "DenseNet121", "ConvNeXtTiny"]
 """One for each way of joining layers: chains, inverted residuals, gates, streams, concatenations, layer norms."""
@@ -64,11 +64,18 @@ def mask_at(graph, sparsity):
     )
 
 
-def tolerance_of(name):
-    """The largest difference that counts as equal, relative to the largest output."""
-    if keras.config.floatx() == "float64":
-        return 1e-10
-    return 3e-5 if name in DEEPEST else 1e-5
+def tolerance_of(name, model, x):
+    """The largest difference that counts as equal, relative to the largest output.
+
+    For the deepest it grows with what some units in the last place of the images do to the outputs.
+    """
+    least, move = (1e-10, 1e-14) if keras.config.floatx() == "float64" else (1e-5, 1e-6)
+    if name not in DEEPEST:
+        return least
+    images = x[0].astype(keras.config.floatx())
+    outputs = outputs_of(model, [images])
+    moved = np.abs(outputs_of(model, [images * (1 + move)]) - outputs).max() / np.abs(outputs).max()
+    return max(least, 10 * moved)
 
 
 def check(name, sparsity, batch=2):
@@ -82,7 +89,7 @@ def check(name, sparsity, batch=2):
     masked = outputs_of(tfprune.with_on_nodes(model), x, mask.flat)
     small = remove(model, mask)
     scale = np.abs(masked).max()
-    assert np.abs(outputs_of(small, x) - masked).max() < tolerance_of(name) * scale
+    assert np.abs(outputs_of(small, x) - masked).max() < tolerance_of(name, small, x) * scale
     assert np.abs(original - masked).max() > 1e-3 * scale
     assert small.count_params() == tfprune.graph.count_parameters(graph, mask)
     assert small.count_params() < (1 - sparsity) * 1.05 * model.count_params()
@@ -101,7 +108,7 @@ def test_every_application(name, sparsity, tmp_path):
     small, x, masked = check(name, sparsity)
     small.save(tmp_path / "small.keras")
     again = keras.saving.load_model(tmp_path / "small.keras", compile=False)
-    np.testing.assert_allclose(outputs_of(again, x), masked, atol=tolerance_of(name) * np.abs(masked).max())
+    np.testing.assert_allclose(outputs_of(again, x), masked, atol=tolerance_of(name, small, x) * np.abs(masked).max())
     if sparsity == 0.5:
         # Loads the export back and compares outputs before it puts it in its place.
         assert tfprune.export.saved_model(small, tmp_path / "exported").exists()
