@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import real_nets
+import tensorflow as tf
 from support import thesis
 
 import tfprune as tfp
@@ -79,8 +80,6 @@ class _Comparison(keras.callbacks.Callback):
         return self._compiled().numpy().item()
 
     def on_train_begin(self, logs=None):
-        import tensorflow as tf
-
         x, y = (tf.convert_to_tensor(own) for own in self._data)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         self._compiled = tf.function(lambda: loss(y, self.model(x, training=False)))

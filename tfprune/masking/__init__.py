@@ -3,11 +3,13 @@
 from tfprune.masking.before import has_values_before, masked_before, means_before
 from tfprune.masking.build import ON_NODES, MaskedModel, masked_model, on_nodes_input, refuse_masked, with_on_nodes
 from tfprune.masking.single import SingleChanges, single_changes
+from tfprune.masking.steps import MaskedSteps
 from tfprune.masking.sweeping import Sweep, sweep
 
 __all__ = [
     "ON_NODES",
     "MaskedModel",
+    "MaskedSteps",
     "SingleChanges",
     "Sweep",
     "has_values_before",

@@ -9,12 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.cache import Recent
 from tfprune.data import as_batches
 from tfprune.masking.before import masked_before
-from tfprune.masking.build import MaskedModel, masked_model
-from tfprune.masking.steps import Steps, pieces, tensors_of
-from tfprune.objectives import check_classes, describe_loss, sample_loss
+from tfprune.masking.build import masked_model
+from tfprune.masking.steps import MaskedSteps, Steps, pieces, tensors_of
+from tfprune.objectives import check_classes
 from tfprune.units import LayerValues
 
 
@@ -52,7 +51,11 @@ def single_changes(
         replacement: what stands in for a unit that is off, one number each by group name; None means zero.
         before: whether units are replaced before the nonlinearity of their own layer; groups must be able to.
     """
-    runners = {name: _runner(model, name, loss, replacement, before) for name in names}
+    build = masked_before if before else masked_model
+    runners = {}
+    for name in names:
+        alone = None if replacement is None else LayerValues({name: replacement[name]})
+        runners[name] = _runners.get(model, loss, name, alone, build=build)[1]
     most = min(runner.points_at_once for runner in runners.values())
     totals = {name: np.zeros((2, runner.num_units)) for name, runner in runners.items()}
     num_points = 0
@@ -68,9 +71,8 @@ def single_changes(
 class _Single(Steps):
     """The compiled steps of one group."""
 
-    def __init__(self, masked: MaskedModel, per_sample: Callable):
-        super().__init__(masked.model, per_sample)
-        self.replace = masked.replace
+    def __init__(self, masked: keras.Model, per_sample: Callable):
+        super().__init__(masked, per_sample)
         self._whole = self.compiled(self._all_on)
         self._step = self.compiled(self._changes)
 
@@ -97,23 +99,4 @@ class _Single(Steps):
 
 
 # A score of a large model has one for each of its groups.
-_runners = Recent(64)
-
-
-def _runner(model: keras.Model, name: str, loss: Any, replacement: LayerValues | None, before: bool) -> _Single:
-    """Returns the compiled steps of a group, those of an earlier call if only the replacement is another one."""
-    own = getattr(model, "loss", None) if loss is None else loss
-    key = (id(model), name, id(own), describe_loss(model, loss), replacement is None, before)
-    build = masked_before if before else masked_model
-    alone = None if replacement is None else LayerValues({name: replacement[name]})
-
-    def make() -> _Single:
-        return _Single(build(model, [name], alone), sample_loss(model, loss))
-
-    runner = _runners.get(key, make, model, own)
-    if alone is None:
-        return runner
-    if runner.replace is None:
-        return make()
-    runner.replace(alone)
-    return runner
+_runners = MaskedSteps(_Single, 64)

@@ -11,9 +11,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.cache import Recent
 from tfprune.data import Batch
-from tfprune.masking.build import on_nodes_input
+from tfprune.masking.build import MaskedModel, masked_model, on_nodes_input
 from tfprune.masking.split import SplitModel
+from tfprune.objectives import describe_loss, sample_loss
+from tfprune.units import LayerValues, check_like
 
 _MOST_POINTS_AT_ONCE = 1024
 # Numbers that one step may fill before and behind the first mask, which bounds the memory.
@@ -58,6 +61,47 @@ class Steps:
         losses = tf.reshape(self._per_sample(targets, outputs), [num_masks, -1])
         losses = losses if losses.dtype == tf.float64 else tf.cast(losses, tf.float32)
         return losses if weights is None else losses * tf.cast(weights, losses.dtype)[None]
+
+
+class MaskedSteps:
+    """What is compiled for masked models, kept for the next calls, which may come with another replacement.
+
+    Args:
+        make: makes the compiled steps: `make(masked, per_sample, *options)`.
+        most: for how many models and options they are kept.
+    """
+
+    def __init__(self, make: Callable[..., Any], most: int):
+        self._make = make
+        self._recent = Recent(most)
+
+    def get(
+        self,
+        model: keras.Model,
+        loss: Any,
+        layers: str | tuple[str, ...] | None,
+        replacement: LayerValues | None,
+        *options: Any,
+        build: Callable[..., MaskedModel] = masked_model,
+    ) -> tuple[MaskedModel, Any]:
+        """Returns the masked model and its steps, those of an earlier call if only the replacement is another one.
+
+        Arguments as for `masked_model` and `sample_loss`; `build` makes the masked model.
+        """
+        own = getattr(model, "loss", None) if loss is None else loss
+        key = (id(model), id(own), describe_loss(model, loss), layers, replacement is None, build, *options)
+
+        def fresh() -> tuple[MaskedModel, Any]:
+            masked = build(model, layers, replacement)
+            return masked, self._make(masked.model, sample_loss(model, loss), *options)
+
+        masked, steps = self._recent.get(key, fresh, model, own)
+        if replacement is None:
+            return masked, steps
+        if masked.replace is None:
+            return fresh()
+        masked.replace(check_like(replacement, masked.sizes, "replacement", partial=True))
+        return masked, steps
 
 
 def pieces(batches: Iterable[Batch], most: int, check: Callable[[Any], None]) -> Iterator[Batch]:

@@ -16,12 +16,11 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tfprune.cache import Recent
 from tfprune.data import Batch, as_batches
 from tfprune.files import atomic_write, check_writable_folder
 from tfprune.graph import unit_groups
 from tfprune.masking.build import ON_NODES, MaskedModel, masked_model, on_nodes_input
-from tfprune.masking.steps import Steps, pieces, tensors_of
+from tfprune.masking.steps import MaskedSteps, Steps, pieces, tensors_of
 from tfprune.objectives import check_classes, describe_loss, sample_loss
 from tfprune.units import LayerValues, check_like
 
@@ -82,7 +81,7 @@ def sweep(
         >>> result.losses.shape, result.gradients.shape                                             # doctest: +SKIP
         ((1,), (1, 20))
     """
-    per_sample = sample_loss(model, loss)
+    sample_loss(model, loss)
     position = on_nodes_input(model)
     if position is not None and (layers is not None or replacement is not None):
         raise ValueError("layers, replacement: the model is masked already; give them to with_on_nodes instead.")
@@ -90,7 +89,7 @@ def sweep(
     rows = _checked_masks(masks, sizes)
     if save_to is not None:
         check_writable_folder(Path(save_to).parent)
-    runner = _runner(model, per_sample, loss, gradients, layers, replacement)
+    runner = _runner(model, loss, gradients, layers, replacement)
     batches = as_batches(data, runner.inputs, batch_size=runner.points_at_once, targets="required")
     what = repr((rows.shape, gradients, sizes, describe_loss(model, loss)))
     state = _State.start(rows, gradients, what, runner.weights, save_to)
@@ -146,28 +145,18 @@ class _Runner(Steps):
         return losses, tape.gradient(losses, masks, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
 
-_runners = Recent(4)
+_runners = MaskedSteps(_Runner, 4)
 
 
-def _runner(model: keras.Model, per_sample: Callable, loss: Any, gradients: bool, layers: Any, replacement: Any) -> Any:
+def _runner(model: keras.Model, loss: Any, gradients: bool, layers: Any, replacement: Any) -> _Runner:
     """Returns the compiled steps: those of an earlier sweep of the same kind, if any."""
     layers = layers if layers is None or isinstance(layers, str) else tuple(layers)
-    own = getattr(model, "loss", None) if loss is None else loss
-    key = (id(model), id(own), describe_loss(model, loss), gradients, layers, replacement is None)
+    build = masked_model if on_nodes_input(model) is None else _masked_already
+    return _runners.get(model, loss, layers, replacement, gradients, build=build)[1]
 
-    def make() -> tuple[_Runner, MaskedModel | None]:
-        if on_nodes_input(model) is not None:
-            return _Runner(model, per_sample, gradients), None
-        masked = masked_model(model, layers, replacement)
-        return _Runner(masked.model, per_sample, gradients), masked
 
-    runner, masked = _runners.get(key, make, model, own)
-    if replacement is None:
-        return runner
-    if masked.replace is None:
-        return make()[0]
-    masked.replace(check_like(replacement, masked.sizes, "replacement", partial=True))
-    return runner
+def _masked_already(model: keras.Model, layers: None, replacement: None) -> MaskedModel:
+    return MaskedModel(model, _sizes(model, on_nodes_input(model), None), None)
 
 
 @dataclass

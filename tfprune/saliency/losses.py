@@ -9,12 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.cache import Recent
 from tfprune.data import as_batches
 from tfprune.graph import unit_groups
 from tfprune.graph.walk import samples_at_once
 from tfprune.masking import (
-    MaskedModel,
+    MaskedSteps,
     has_values_before,
     masked_before,
     masked_model,
@@ -22,7 +21,7 @@ from tfprune.masking import (
     refuse_masked,
     single_changes,
 )
-from tfprune.objectives import check_classes, describe_loss, sample_loss
+from tfprune.objectives import check_classes, sample_loss
 from tfprune.saliency.units import check_data, chosen_groups
 from tfprune.statistics import exit_means
 from tfprune.units import LayerValues, check_like
@@ -250,37 +249,14 @@ def _gradient_scores(
 ) -> LayerValues:
     """Mean over samples of |d loss_k / d on_nodes|, or of minus the gradient."""
     batches = as_batches(data, model, batch_size=samples_at_once(model, FLOATS_AT_ONCE), targets="required")
-    masked, step = _compiled(model, names, loss, replacement, signed, before)
+    build = masked_before if before else masked_model
+    masked, step = _steps.get(model, loss, names, replacement, signed, build=build)
     total, num_samples = 0.0, 0
     for batch in batches:
         check_classes(model, batch.targets, loss)
         total = total + step(*keras.tree.map_structure(_as_tensor, tuple(batch))).numpy()
         num_samples += len(batch.inputs[0])
     return _checked(LayerValues.from_flat(total / num_samples, masked.sizes), model)
-
-
-_compiled_steps = Recent(8)
-
-
-def _compiled(
-    model: keras.Model, names: tuple[str, ...], loss: Any, replacement: LayerValues | None, signed: bool, before: bool
-) -> tuple[MaskedModel, Callable]:
-    """Returns masked model and step, those of an earlier call if only the replacement is another one."""
-    own = getattr(model, "loss", None) if loss is None else loss
-    key = (id(model), names, id(own), describe_loss(model, loss), replacement is None, signed, before)
-
-    def make() -> tuple[MaskedModel, Callable]:
-        per_sample = sample_loss(model, loss)
-        masked = (masked_before if before else masked_model)(model, names, replacement)
-        return masked, _gradient_step(masked.model, per_sample, signed)
-
-    masked, step = _compiled_steps.get(key, make, model, own)
-    if replacement is None:
-        return masked, step
-    if masked.replace is None:
-        return make()
-    masked.replace(replacement)
-    return masked, step
 
 
 def _as_tensor(array: np.ndarray | None) -> Any:
@@ -303,6 +279,9 @@ def _gradient_step(masked: keras.Model, per_sample: Callable, signed: bool) -> C
         return tf.reduce_sum(-gradient if signed else tf.abs(gradient), axis=0)
 
     return step
+
+
+_steps = MaskedSteps(_gradient_step, 8)
 
 
 def _checked(scores: LayerValues, model: keras.Model) -> LayerValues:
