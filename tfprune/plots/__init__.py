@@ -1,16 +1,18 @@
 """Figures from records and arrays.
 
 Every function returns a `matplotlib.figure.Figure`, which needs no display; `save_figure` writes it. The same thing has
-the same colour everywhere: presence probabilities, units on and off, starts and ends of paths, repairs, attacks.
+the same colour everywhere: presence probabilities, units on and off, starts and ends of paths, repairs, attacks,
+classes.
 """
 
+from tfprune.plots.decisions import CLASS_COLOURS, bound_scatter, decision_frames, decision_maps, kernel_scatter
 from tfprune.plots.distinctiveness import (
     TRANSFER_COLOURS,
     accuracy_against_threshold,
     angle_histograms,
     angle_maps,
 )
-from tfprune.plots.drawing import save_figure
+from tfprune.plots.drawing import save_animation, save_figure
 from tfprune.plots.liveness import ATTACK_COLOURS, ORIGINAL_COLOUR, histograms_over_time, line_colours, liveness_curves
 from tfprune.plots.pruning import kernel_maps, line_panels
 from tfprune.plots.relevance import pixel_flipping, relevance_maps, relevance_per_unit
@@ -36,6 +38,7 @@ from tfprune.plots.subsets import (
 
 __all__ = [
     "ATTACK_COLOURS",
+    "CLASS_COLOURS",
     "END_COLOUR",
     "KERNEL_WIDTH",
     "OFF_COLOUR",
@@ -49,6 +52,9 @@ __all__ = [
     "accuracy_against_threshold",
     "angle_histograms",
     "angle_maps",
+    "bound_scatter",
+    "decision_frames",
+    "decision_maps",
     "density_figure",
     "flip_path_covariance",
     "gradients_on_off",
@@ -56,6 +62,7 @@ __all__ = [
     "histograms_over_time",
     "kernel_density",
     "kernel_maps",
+    "kernel_scatter",
     "line_colours",
     "line_panels",
     "liveness_curves",
@@ -63,6 +70,7 @@ __all__ = [
     "plane_maps",
     "relevance_maps",
     "relevance_per_unit",
+    "save_animation",
     "save_figure",
     "split_on_off",
     "subset_gradients",
