@@ -111,7 +111,9 @@ def kernel_scatter(
         for row, limit in enumerate((reach, zoom)):
             axes = grid[row, column]
             axes.plot([-limit, limit], [-limit, limit], color="grey", linewidth=0.8, linestyle="--", label="equal")
-            axes.scatter(first[~still], second[~still], s=4, alpha=0.6, color="tab:blue", linewidths=0, label="moved by training")
+            axes.scatter(
+                first[~still], second[~still], s=4, alpha=0.6, color="tab:blue", linewidths=0, label="moved by training"
+            )
             axes.scatter(
                 first[still], second[still], s=7, color="tab:orange", linewidths=0, label="never moved in both"
             )
