@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -201,10 +202,12 @@ class UnitGraph(Mapping[str, Group]):
         for weight in self.records.weights.values():
             shape = weight.variable.shape
             columns = [np.zeros(0, int) if ids is None else self.columns(ids) for ids in weight.axes]
-            columns = [own[own >= 0] for own in columns]
-            units = np.unique(np.concatenate(columns))
-            if not len(units):
+            columns = [np.sort(own[own >= 0]) for own in columns]
+            if _all_different(columns):
+                for own, length in zip(columns, shape, strict=True):
+                    total[own] += math.prod(shape) // max(length, 1)
                 continue
+            units = np.unique(np.concatenate(columns))
             counts = [np.bincount(np.searchsorted(units, own), minlength=len(units)) for own in columns]
             left = np.prod([length - count for length, count in zip(shape, counts, strict=True)], axis=0)
             total[units] += math.prod(shape) - left
@@ -243,36 +246,62 @@ def _short(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + more
 
 
+def _all_different(columns: list[np.ndarray]) -> bool:
+    """Returns whether no number of these sorted arrays occurs twice; False too where arrays reach into each other."""
+    columns = sorted((own for own in columns if len(own)), key=lambda own: own[0])
+    apart = all(one[-1] < other[0] for one, other in itertools.pairwise(columns))
+    return apart and all(bool((own[1:] > own[:-1]).all()) for own in columns)
+
+
 def _group_units(records: Records, labels: np.ndarray, reasons: dict[int, str]) -> tuple[list, np.ndarray]:
     """Returns the groups as `(name, emitters, labels of the units)`, and the labels of all units in column order.
 
     Units with the same members are one group; units come in the order in which the first member makes them.
     """
     emitters = list(records.emitters.values())
-    made_by: dict[int, list[int]] = {}
-    for number, emitter in enumerate(emitters):
-        for label in dict.fromkeys(labels[emitter.ids].tolist()):
-            if label not in reasons:
-                made_by.setdefault(label, []).append(number)
-    units: dict[tuple[int, ...], list[int]] = {}
-    for label, members in made_by.items():
-        units.setdefault(tuple(members), []).append(label)
+    made = [_without_repeats(labels[emitter.ids]) for emitter in emitters]
+    fixed = _fixed_labels(labels, reasons)
+    made = [own[~fixed[own]] for own in made]
+    # Each label belongs to one class: the emitters that make it, so far as they have been gone through.
+    members: list[tuple[int, ...]] = [()]
+    classes = np.zeros(len(labels), int)
+    for number, own in enumerate(made):
+        before = classes[own]
+        for known in np.unique(before).tolist():
+            classes[own[before == known]] = len(members)
+            members.append((*members[known], number))
     groups, used = [], {}
-    for members in sorted(units):
-        name = emitters[members[0]].name
+    wanted = {members[known]: known for known in np.unique(classes[np.concatenate([np.zeros(0, int), *made])]).tolist()}
+    for key in sorted(wanted):
+        name = emitters[key[0]].name
         used[name] = used.get(name, 0) + 1
         name = name if used[name] == 1 else f"{name}#{used[name]}"
-        groups.append((name, [emitters[number] for number in members], units[members]))
-    order = [label for _, _, own in groups for label in own]
-    return groups, np.array(order, int)
+        first = made[key[0]]
+        groups.append((name, [emitters[number] for number in key], first[classes[first] == wanted[key]]))
+    return groups, np.concatenate([np.zeros(0, int), *(own for _, _, own in groups)])
+
+
+def _without_repeats(values: np.ndarray) -> np.ndarray:
+    """Returns the different values in the order in which they come first."""
+    if (values[1:] > values[:-1]).all():
+        return values
+    return values[np.sort(np.unique(values, return_index=True)[1])]
+
+
+def _fixed_labels(labels: np.ndarray, reasons: dict[int, str]) -> np.ndarray:
+    """Returns for each label whether its unit cannot be removed."""
+    fixed = np.zeros(len(labels), bool)
+    fixed[list(reasons)] = True
+    return fixed
 
 
 def _fixed_layers(records: Records, labels: np.ndarray, reasons: dict[int, str]) -> dict[str, tuple[int, str]]:
-    result = {}
+    result, fixed = {}, _fixed_labels(labels, reasons)
     for emitter in records.emitters.values():
-        fixed = [label for label in set(labels[emitter.ids].tolist()) if label in reasons]
-        if fixed:
-            result[emitter.name] = (len(fixed), reasons[min(fixed)])
+        own = labels[emitter.ids]
+        own = np.unique(own[fixed[own]])
+        if len(own):
+            result[emitter.name] = (len(own), reasons[int(own[0])])
     return result
 
 
