@@ -634,8 +634,10 @@ def test_a_function_that_returns_something_else(guess, message, dense_net, gener
 
 def test_unknown_repairs(dense_net):
     mask = LayerValues({"first": np.arange(5) < 3})
-    with pytest.raises(ValueError, match="repair: expected one of 'zero', 'mean', 'affine', 'least_squares'"):
+    with pytest.raises(ValueError, match="Known names: zero, mean, affine, least_squares"):
         remove(dense_net, mask, repair="magic")
+    with pytest.raises(ValueError, match="did you mean 'least_squares'"):
+        remove(dense_net, mask, repair="leastsquares")
     with pytest.raises(TypeError, match="expected one of 'zero'.* a Repair or a function, received 3"):
         remove(dense_net, mask, repair=3)
 

@@ -502,6 +502,7 @@ def test_unknown_layers_are_walls_and_must_be_built_anew_all_the_same():
     ("mask", "error", "message"),
     [
         ({"frist": np.ones(5, bool)}, ValueError, "unknown groups.*first"),
+        ({"first": np.ones((3, 5), bool)}, ValueError, r"shape \(3, 5\).*zero_weights\(model, mask\)"),
         ({"out": np.ones(2, bool)}, ValueError, "units of 'out' cannot be removed"),
         ({"first": np.ones(4, bool)}, ValueError, r"first.*5"),
         ({"first": np.zeros(5, bool)}, ValueError, "all 5 units of group 'first' are off.*Keep at least one"),

@@ -368,6 +368,13 @@ def test_a_masked_model_has_its_layers_already(problem):
     model, x, y, masks = problem
     with pytest.raises(ValueError, match="the model is masked already"):
         sweep(with_on_nodes(model), (x, y), masks, loss="mse", layers="first")
+    graph = unit_groups(model)
+    named = LayerValues.from_flat(masks[0].astype("float32"), graph.sizes)
+    with pytest.raises(ValueError, match=r"units have no names here.*on_nodes\(mask\)"):
+        sweep(with_on_nodes(model), (x, y), named, loss="mse")
+    rows = np.concatenate([graph.on_nodes(named)] * 2)
+    losses = sweep(with_on_nodes(model), (x, y), rows, loss="mse", progress=False).losses
+    np.testing.assert_allclose(losses, sweep(model, (x, y), [named] * 2, loss="mse", progress=False).losses, rtol=1e-6)
 
 
 def test_subclassed_and_unbuilt_models():

@@ -73,6 +73,8 @@ def test_against_plain_loops():
     model.fit(x_train, y_train, batch_size=8, epochs=1, shuffle=False, verbose=0, callbacks=[monitor])
     record = monitor.record
     assert record.step == [0, 2, 4] and record.groups == {"first": 6, "second": 5}
+    assert "11 units in 2 groups, measured 3 times, steps 0 to 4" in repr(record)
+    assert f"frozen {sum(record.of('frozen', group)[-1].sum() for group in record.groups)}, dead" in repr(record)
     twin = dense_net()
     for time in range(3):
         expected = slow_values(pairs_of(twin), x.astype("float64"), y.astype("float64"))

@@ -128,8 +128,8 @@ def test_repr():
     ]
     assert repr(LayerValues({"a": [True, False, True]})).splitlines() == [
         "LayerValues: 1 name, 3 values",
-        "  name  shape  dtype  on / total",
-        "  a     (3,)   bool        2 / 3",
+        "  name  shape  dtype  true / total",
+        "  a     (3,)   bool          2 / 3",
     ]
     assert repr(LayerValues({})) == "LayerValues: 0 names, 0 values"
     assert "-inf   nan  inf" in repr(LayerValues({"a": [np.inf, -np.inf]}))

@@ -121,8 +121,8 @@ def keep_random(
     Example:
         >>> keep_random({"first": 4, "second": 2}, 0.5, seed=0)
         LayerValues: 2 names, 6 values
-          name    shape  dtype  on / total
-          first   (4,)   bool        3 / 4
+          name    shape  dtype  true / total
+          first   (4,)   bool          3 / 4
           second  (2,)   bool        1 / 2
     """
     shapes = _shapes_of_any(scores_or_groups)

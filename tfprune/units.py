@@ -191,7 +191,7 @@ class LayerValues(Mapping[str, np.ndarray]):
     def __repr__(self) -> str:
         title = f"LayerValues: {len(self)} {'name' if len(self) == 1 else 'names'}, {self.size} values"
         only_bool = all(array.dtype.kind == "b" for array in self.values())
-        columns = ("on / total",) if only_bool else ("min", "mean", "max")
+        columns = ("true / total",) if only_bool else ("min", "mean", "max")
         rows = [("name", "shape", "dtype", *columns)]
         for name, array in self._arrays.items():
             rows.append((name, str(array.shape), str(array.dtype), *_summary(array)))

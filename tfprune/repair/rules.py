@@ -185,7 +185,7 @@ def find_repair(repair: Any) -> Repair:
         return repair
     if isinstance(repair, str):
         if repair not in NAMED:
-            raise ValueError(f"repair: expected one of {', '.join(map(repr, NAMED))} or a repair, received {repair!r}.")
+            raise ValueError(f"repair: expected a repair, or its name. {describe_unknown([repair], NAMED)}")
         return NAMED[repair]
     if callable(repair):
         return Repair(getattr(repair, "__name__", "own"), repair)

@@ -115,6 +115,11 @@ def checked_mask(graph: UnitGraph, mask: Any) -> np.ndarray:
             numbers of two kinds of units and would not have them.
     """
     for name in mask if isinstance(mask, Mapping) else ():
+        if np.ndim(mask[name]) > 1:
+            raise ValueError(
+                f"mask: {name!r} has the shape {np.shape(mask[name])}; units are expected, one value each. A mask of "
+                "weights goes into zero_weights(model, mask)."
+            )
         if name in graph.fixed or (name not in graph and name in _layer_names(graph)):
             raise ValueError(f"mask: {graph.unknown(name).removeprefix('layers: ')}")
     mask = check_like(mask, graph.sizes, "mask", partial=True, boolean=True)

@@ -67,6 +67,16 @@ class LivenessRecord:
     histograms: dict[str, list[np.ndarray]] = field(default_factory=dict)
     edges: np.ndarray = field(default_factory=lambda: EDGES)
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{verdict} {int(self.values[verdict][-1].sum())}" for verdict in VERDICTS if self.step)
+        when = (
+            f", steps {self.step[0]} to {self.step[-1]}; last: loss {self.loss[-1]:.4g}, {counts}" if self.step else ""
+        )
+        return (
+            f"LivenessRecord of {self.settings.get('model')!r}: {sum(self.groups.values())} units in "
+            f"{len(self.groups)} groups, measured {len(self.step)} times{when}"
+        )
+
     def of(self, quantity: str, group: str) -> np.ndarray:
         """Returns a quantity of one group's units over time, `(times, units)`; of a histogram `(times, units, bins)`.
 
