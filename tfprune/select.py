@@ -123,7 +123,7 @@ def keep_random(
         LayerValues: 2 names, 6 values
           name    shape  dtype  true / total
           first   (4,)   bool          3 / 4
-          second  (2,)   bool        1 / 2
+          second  (2,)   bool          1 / 2
     """
     shapes = _shapes_of_any(scores_or_groups)
     _check_fraction(probability, "probability")

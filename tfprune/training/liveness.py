@@ -68,14 +68,12 @@ class LivenessRecord:
     edges: np.ndarray = field(default_factory=lambda: EDGES)
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{verdict} {int(self.values[verdict][-1].sum())}" for verdict in VERDICTS if self.step)
-        when = (
-            f", steps {self.step[0]} to {self.step[-1]}; last: loss {self.loss[-1]:.4g}, {counts}" if self.step else ""
-        )
-        return (
-            f"LivenessRecord of {self.settings.get('model')!r}: {sum(self.groups.values())} units in "
-            f"{len(self.groups)} groups, measured {len(self.step)} times{when}"
-        )
+        text = f"LivenessRecord of {self.settings.get('model')!r}: {sum(self.groups.values())} units in "
+        text += f"{len(self.groups)} groups, measured {len(self.step)} times"
+        if not self.step:
+            return text
+        counts = ", ".join(f"{verdict} {int(self.values[verdict][-1].sum())}" for verdict in VERDICTS)
+        return f"{text}, steps {self.step[0]} to {self.step[-1]}; last: loss {self.loss[-1]:.4g}, {counts}"
 
     def of(self, quantity: str, group: str) -> np.ndarray:
         """Returns a quantity of one group's units over time, `(times, units)`; of a histogram `(times, units, bins)`.
