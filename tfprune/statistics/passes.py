@@ -19,7 +19,9 @@ from tfprune.layers import entering_states
 
 # Numbers that one batch may fill, which bounds the memory of a pass.
 _FLOATS_AT_ONCE = 2**24
-_MOST_SAMPLES_AT_ONCE = 1024
+_MOST_SAMPLES_AT_ONCE = 4096
+# Up to here one product is faster than the parts of half of it.
+_FEW_COLUMNS = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,9 +185,20 @@ def _moments(rows: Any, matrix: bool) -> tuple:
     wide = tf.cast(rows, "float64")
     mean = tf.reduce_sum(wide, axis=0) / tf.cast(tf.maximum(count, 1), "float64")
     centred = wide - mean
-    second = tf.matmul(centred, centred, transpose_a=True) if matrix else tf.reduce_sum(tf.square(centred), axis=0)
+    second = _products(centred) if matrix else tf.reduce_sum(tf.square(centred), axis=0)
     zeros = tf.reduce_sum(tf.cast(tf.equal(wide, 0.0), "float64"), axis=0)
     return count, mean, second, tf.reduce_min(wide, axis=0), tf.reduce_max(wide, axis=0), zeros
+
+
+def _products(rows: Any) -> Any:
+    """Returns the products of all pairs of columns, a symmetric matrix; what lies below the diagonal is not computed."""
+    half = rows.shape[1] // 2
+    if half < _FEW_COLUMNS:
+        return tf.matmul(rows, rows, transpose_a=True)
+    left, right = rows[:, :half], rows[:, half:]
+    corner = tf.matmul(left, right, transpose_a=True)
+    upper = tf.concat([_products(left), corner], axis=1)
+    return tf.concat([upper, tf.concat([tf.transpose(corner), _products(right)], axis=1)], axis=0)
 
 
 def _entering_states(place: Place, args: tuple, kwargs: dict) -> Any:
