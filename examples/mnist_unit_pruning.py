@@ -24,7 +24,7 @@ from tfprune import experiments, plots
 PARTS = ("scores", "schedule", "beyond")
 THESIS = {"parameters": 4019, "pruned": 0.9842, "whole": 0.988}
 THESIS_TEST = {"relu": (0.988, 0.039), "tanh": (0.9831, 0.056)}
-STARTS = ("cut", "scratch", "scratch, taught")
+STARTS = ("cut", "cut, taught", "scratch", "scratch, taught")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Settings:
         every: Steps between two measurements of the scores.
         optimizers: Optimizers of the schedule, sgd or adam.
         widths: Units of conv1, conv2 and fc1 that stay, for each net of the part beyond.
-        starts: What these nets are trained from: cut, scratch, or "scratch, taught" by the full net.
+        starts: What these nets are trained from: cut or scratch, or one of both and "taught" by the full net.
         output: Folder of records and pictures.
         num_workers: Processes at once.
     """
@@ -196,8 +196,8 @@ def study_beyond(settings: Settings, folder: Path, console: Console) -> None:
     fixed = {"full_epochs": settings.full_epochs}
     runs = run_grid(unit_pruning.beyond, grid, settings, folder / "beyond", **fixed)
     title = (
-        f"{settings.epochs} epochs each; cut: {settings.full_epochs} of them for the full net. Taught from scratch: "
-        f"{settings.full_epochs} more for its teacher. {len(settings.seeds)} trainings"
+        f"{settings.epochs} epochs each; cut: {settings.full_epochs} of them for the full net. Scratch, taught: "
+        f"{settings.full_epochs} more for the teacher. {len(settings.seeds)} trainings"
     )
     columns = ("widths", "start", "parameters", "accuracy, median (range)", "before training on", "full net then")
     table = Table(*columns, title=title)

@@ -150,13 +150,14 @@ def beyond(
 ) -> dict[str, Any]:
     """A net of these widths after ``epochs`` in all: cut from the full net, or trained from scratch.
 
-    The full net is trained for ``full_epochs``, cut by least squares (saliency and repair), and trained on; the full
-    net's outputs help (distillation). From scratch means the same widths, new weights and the whole time.
+    The full net is trained for ``full_epochs``, cut by least squares (saliency and repair), and trained on. From
+    scratch means the same widths, new weights and the whole time. Taught nets learn from the full net's outputs too
+    (distillation), which costs a net from scratch ``full_epochs`` more.
 
     Args:
         seed: Of weights and shuffling.
         widths: Units of conv1, conv2 and fc1 that stay.
-        start: "cut", "scratch", or "scratch, taught": the last has a teacher that cost ``full_epochs`` more.
+        start: "cut", "scratch", or one of both with ", taught".
         mnist: File of MNIST, or None for the digits.
         epochs: In all.
         full_epochs: Of these, for the full net.
@@ -172,36 +173,37 @@ def beyond(
     small = tfp.remove(full, mask, repair="least_squares", data=x)
     before = real_nets.compile_classifier(small).evaluate(*test, batch_size=500, verbose=0)[1]
     rest = epochs - full_epochs
-    if start != "cut":
+    is_cut = start.startswith("cut")
+    if not is_cut:
         keras.utils.set_random_seed(seed)
         small, rest = keras.models.clone_model(small), epochs
-    teacher = None if start == "scratch" else full.predict(training[0], batch_size=500, verbose=0)
+    teacher = full.predict(training[0], batch_size=500, verbose=0) if start.endswith(", taught") else None
     _train(small, training, rest, seed, 4e-3, teacher)
     loss, accuracy = real_nets.compile_classifier(small).evaluate(*test, batch_size=500, verbose=0)
     full_accuracy = full.evaluate(*test, batch_size=500, verbose=0)[1]
     return {
         "parameters": small.count_params(),
         "full_accuracy": full_accuracy,
-        "untrained_accuracy": before if start == "cut" else float("nan"),
+        "untrained_accuracy": before if is_cut else float("nan"),
         "test_loss": loss,
         "test_accuracy": accuracy,
     }
 
 
 def _train(model: keras.Model, training: Any, epochs: int, seed: int, rate: float, teacher: Any = None) -> None:
-    """Adam, warm-up and cosine; with a teacher half of the loss is the distance to its softened outputs."""
+    """Adam, its rate falling as a cosine; with a teacher half of the loss is the distance to its softened outputs."""
     keras.utils.set_random_seed(seed)
     x, y = training
-    recipe = real_nets.Recipe(thesis.thesis_net, "mnist", epochs=epochs, batch_size=64, learning_rate=rate)
-    optimizer = real_nets.make_optimizer(recipe, epochs * (len(y) // recipe.batch_size))
+    num_steps = epochs * -(-len(y) // BATCH_SIZE)
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, num_steps))
     if teacher is None:
         real_nets.compile_classifier(model, optimizer)
-        model.fit(x, y, batch_size=64, epochs=epochs, verbose=0)
+        model.fit(x, y, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
         return
     targets = np.concatenate([keras.utils.to_categorical(y, 10), teacher], axis=1)
     # Metrics of an earlier `compile` would stay if none were given.
     model.compile(optimizer, _taught, metrics=[_accuracy])
-    model.fit(x, targets, batch_size=64, epochs=epochs, verbose=0)
+    model.fit(x, targets, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
 
 
 def _taught(targets: Any, logits: Any, temperature: float = 3.0) -> Any:
