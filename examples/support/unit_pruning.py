@@ -163,28 +163,30 @@ def beyond(
         full_epochs: Of these, for the full net.
     """
     training, test = thesis.load_data(mnist)
+    is_cut, taught = start.startswith("cut"), start.endswith(", taught")
     full = real_nets.compile_classifier(thesis.thesis_net(training[0], "relu", seed))
-    _train(full, training, full_epochs, seed, 2e-3)
+    before = full_accuracy = float("nan")
+    if is_cut or taught:
+        _train(full, training, full_epochs, seed, 2e-3)
+        full_accuracy = full.evaluate(*test, batch_size=500, verbose=0)[1]
     x = training[0][:2000]
     scores = tfp.saliency.least_squares(full, x)
     # The last so many in the order of elimination.
     places = scores.map(lambda own: np.argsort(np.argsort(-own)))
     mask = tfp.LayerValues({name: places[name] < width for name, width in zip(LAYERS, widths, strict=True)})
     small = tfp.remove(full, mask, repair="least_squares", data=x)
-    before = real_nets.compile_classifier(small).evaluate(*test, batch_size=500, verbose=0)[1]
-    rest = epochs - full_epochs
-    is_cut = start.startswith("cut")
-    if not is_cut:
+    if is_cut:
+        before = real_nets.compile_classifier(small).evaluate(*test, batch_size=500, verbose=0)[1]
+    else:
         keras.utils.set_random_seed(seed)
-        small, rest = keras.models.clone_model(small), epochs
-    teacher = full.predict(training[0], batch_size=500, verbose=0) if start.endswith(", taught") else None
-    _train(small, training, rest, seed, 4e-3, teacher)
+        small = keras.models.clone_model(small)
+    teacher = full.predict(training[0], batch_size=500, verbose=0) if taught else None
+    _train(small, training, epochs - full_epochs if is_cut else epochs, seed, 4e-3, teacher)
     loss, accuracy = real_nets.compile_classifier(small).evaluate(*test, batch_size=500, verbose=0)
-    full_accuracy = full.evaluate(*test, batch_size=500, verbose=0)[1]
     return {
         "parameters": small.count_params(),
         "full_accuracy": full_accuracy,
-        "untrained_accuracy": before if is_cut else float("nan"),
+        "untrained_accuracy": before,
         "test_loss": loss,
         "test_accuracy": accuracy,
     }
