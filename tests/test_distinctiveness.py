@@ -490,6 +490,35 @@ def test_gedeon_is_what_the_paper_says_and_no_more(activation):
     np.testing.assert_array_equal(small.layers[1].bias.numpy(), net.layers[1].bias.numpy())
 
 
+def test_gedeon_keeps_what_has_taken_over_others():
+    """Unit 1 goes to unit 0, which is opposite to unit 2: unit 0 cannot cancel with it any more."""
+    net = random_net(layers.Dense(4, use_bias=False, name="a"), layers.Dense(1), shape=(2,))
+    angles = np.deg2rad([0.0, 10.0, 172.0, 75.0])
+    net.layers[0].set_weights([np.stack([np.cos(angles), np.sin(angles)]) * [2.0, 1.0, 1.0, 1.0]])
+    found = distinctiveness.plan(net, np.eye(2), transfer="gedeon")
+    assert [(gone.unit, gone.partners, gone.both) for gone in found.removals] == [(1, (0,), False)]
+    outgoing = net.layers[1].kernel.numpy()
+    small = found.cut()
+    np.testing.assert_allclose(small.layers[1].kernel, outgoing[[0, 2, 3]] + [outgoing[1], [0.0], [0.0]], rtol=1e-6)
+
+
+def test_plan_says_which_units_are_held():
+    """A scaled filter in front of batch norm and padding: its constant has no place at the border."""
+    net = random_net(
+        layers.Conv2D(4, 3, padding="same", name="first"),
+        layers.BatchNormalization(),
+        layers.Conv2D(2, 3, padding="same"),
+        shape=(7, 7, 2),
+    )
+    copy_filter = {"kernel": lambda own: np.copyto(own[..., 1], 2 * own[..., 0]), "bias": lambda own: own.fill(0)}
+    set_columns(net.layers[0], **copy_filter)
+    found = distinctiveness.plan(net, IMAGES, similar=1.0, complementary=179.0)
+    assert found.held == {"first": (0, 1)} and not found.removals
+    assert "first: the units 0, 1 are near each other and stay" in repr(found)
+    loose = distinctiveness.plan(net, IMAGES, similar=1.0, complementary=179.0, transfer="none")
+    assert loose.held == {} and len(loose.removals) == 1
+
+
 def test_gedeon_folds_constants_and_drops_short_vectors():
     net = dense_net("sigmoid")
     set_columns(net.layers[0], kernel=lambda w: w.__setitem__((slice(None), [1, 2]), 0.0))

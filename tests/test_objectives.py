@@ -139,3 +139,6 @@ def test_classes_that_do_not_exist_are_refused():
         check_classes(model, targets, {"b": sparse(ignore_class=-1)})
     with pytest.raises(ValueError, match=r"received 0.5 at index \(0,\)"):
         check_classes(model, {"a": np.array([0.5]), "b": None}, {"a": sparse()})
+    check_classes(model, {"a": np.array([[2], [0]]), "b": None}, {"a": sparse()})
+    with pytest.raises(ValueError, match=r"output 'a'.*received the shape \(4, 3\). Of one-hot targets.*argmax"):
+        check_classes(model, {"a": np.eye(4, 3), "b": None}, {"a": sparse()})

@@ -145,7 +145,7 @@ def test_keep_top_takes_exactly_the_share_of_a_kernel_off(rows, columns, sparsit
         ({"scores": {"a": [[1.0, np.nan]]}}, ValueError, r"weight 1 of group 'a' has NaN \(1 of 2 weights\)"),
         ({"scores": {"a": []}}, ValueError, r"received the shape \(0,\)"),
         ({"scores": {"a": [True]}}, TypeError, "holds bool, which is a mask already"),
-        ({"scores": np.ones(3)}, TypeError, "LayerValues expects a mapping"),
+        ({"scores": np.ones(3)}, TypeError, "scores: expected LayerValues.*received ndarray. A saliency makes them"),
     ],
 )
 def test_keep_top_refuses(change, error, message):

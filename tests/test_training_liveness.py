@@ -203,8 +203,8 @@ def hidden_samples():
         ({"dead_below": float("nan")}, "`dead_below` expects"),
         ({"path": "record.txt"}, "ends in .npz"),
         ({"layers": "frist"}, "Did you mean 'first'"),
-        ({"data": data_of(3)}, "3 samples are too few"),
-        ({"data": data_of()[0]}, "targets are needed"),
+        ({"data": data_of(3)}, "`validation_data`: 3 samples are too few"),
+        ({"data": data_of()[0]}, "LivenessMonitor: `validation_data`: Data: targets are needed"),
         ({"model": hidden_samples()}, "leave the mean to Keras"),
     ],
 )
@@ -229,3 +229,10 @@ def test_load_refuses_other_files(tmp_path):
     for name in ("other.npz", "missing.npz"):
         with pytest.raises(ValueError, match="is no record of a LivenessMonitor"):
             LivenessRecord.load(tmp_path / name)
+
+
+def test_there_is_no_verdict_before_training():
+    monitor = LivenessMonitor(data_of())
+    for verdict in ("dead", "frozen"):
+        with pytest.raises(ValueError, match="before `fit` has begun"):
+            getattr(monitor, verdict)

@@ -241,7 +241,7 @@ def test_check_like_orders_by_the_groups():
         ({"first": [True] * 2}, ValueError, "The mask lacks the groups 'second'. Expected .*: first, second"),
         (GOOD | {"first": [True] * 3}, ValueError, r"mask of group 'first' expects the shape \(2,\).*received \(3,\)"),
         (GOOD | {"first": [1.0, 0.0]}, TypeError, "mask of group 'first' expects the dtype bool .* received float64"),
-        ([True], TypeError, "expects a mapping"),
+        ([True], TypeError, "mask: expected LayerValues, or a mapping.*received list"),
     ],
 )
 def test_check_like_borders(values, error, message):

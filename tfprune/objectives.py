@@ -71,6 +71,12 @@ def check_classes(model: keras.Model, targets: Any, loss: Any = None) -> None:
             continue
         options = getattr(function, "_fn_kwargs", {})
         given, num_classes = np.asarray(given), output.shape[options.get("axis", -1)]
+        if given.ndim >= len(output.shape) and given.shape[-1] != 1:
+            raise ValueError(
+                f"targets: output {name!r} has {num_classes} classes and a sparse categorical loss, which expects one "
+                f"whole number per sample; received the shape {given.shape}. Of one-hot targets give "
+                "y.argmax(axis=-1), or compile with the loss CategoricalCrossentropy."
+            )
         bad = (given < 0) | (given >= num_classes) | (given != np.floor(given))
         bad &= given != options.get("ignore_class", None)
         if bad.any():

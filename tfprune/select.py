@@ -335,6 +335,11 @@ def _shapes_of_any(given: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _checked_scores(scores: Any, *, any_dtype: bool = False) -> LayerValues:
+    if not isinstance(scores, Mapping):
+        raise TypeError(
+            f"scores: expected LayerValues, or a dict of arrays by group name, received {type(scores).__name__}. A "
+            "saliency makes them, such as tfprune.saliency.weight_norm(model)."
+        )
     scores = scores if isinstance(scores, LayerValues) else LayerValues(scores)
     for name, values in scores.items():
         if not values.ndim or not values.size:

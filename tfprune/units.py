@@ -231,6 +231,11 @@ def check_like(
             f"{what}: expected LayerValues or a dict of arrays by name, received None. (A callback has its mask once "
             "`fit` has begun.)"
         )
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            f"{what}: expected LayerValues, or a mapping of names to arrays, received {type(values).__name__}. "
+            "LayerValues.from_flat(vector, sizes) names the entries of a vector."
+        )
     values = values if isinstance(values, LayerValues) else LayerValues(values)
     unknown = [name for name in values if name not in sizes]
     if unknown:

@@ -109,7 +109,10 @@ def removals(
         found += _merged(name, own, vectors, fits, left)
     else:
         found += [replace(gone, factors=(1.0,), offset=0.0) for gone in _merged(name, own, vectors, near, left)]
-        found += _cancelled(name, own, opposite, left)
+        # What has taken over the weights of others stays.
+        free = left.copy()
+        free[[partner for gone in found for partner in gone.partners]] = False
+        found += _cancelled(name, own, opposite & np.outer(free, free), left)
     if criteria.groups_of > 2:
         found += _combined(name, vectors, readers, criteria, left, {p for gone in found for p in gone.partners})
     return _leave_one(vectors, found)

@@ -30,6 +30,8 @@ class Plan:
         removals: the units that go.
         mask: True = kept, `(units,)` by group name.
         skipped: why nothing goes from a group, by its name.
+        held: units that stay although their angle to another one that stays would let one go, by the group's name:
+            what reads them could not replace it.
     """
 
     model: keras.Model = field(repr=False)
@@ -37,6 +39,7 @@ class Plan:
     removals: tuple[Removal, ...]
     mask: LayerValues
     skipped: dict[str, str]
+    held: dict[str, tuple[int, ...]]
     _readers: Mapping[str, Readers] = field(repr=False)
 
     def cut(self) -> keras.Model:
@@ -83,6 +86,13 @@ class Plan:
                 console.print(f"and {gone - _MOST_ROWS} more")
             for name, reason in self.skipped.items():
                 console.print(f"{name}: nothing goes, as {reason}.", markup=False)
+            for name, units in self.held.items():
+                console.print(
+                    f"{name}: the units {', '.join(map(str, units))} are near each other and stay, as what reads them "
+                    "could not replace one: there is a constant in front of padding, a state that starts at zero, or "
+                    "another normalization.",
+                    markup=False,
+                )
         return capture.get()
 
 
@@ -95,7 +105,7 @@ def _row(own: Removal, transfer: str) -> list[str]:
         own.reason,
         goes_to if own.partners else "none",
         "" if math.isnan(own.angle) else f"{own.angle:.2f}",
-        ", ".join(f"{factor:.4g}" for factor in own.factors),
+        ", ".join(f"{factor:.4g}" for factor in own.factors) if transfer != "none" else "",
         f"{own.offset:.4g}" if own.offset else "",
     ]
 

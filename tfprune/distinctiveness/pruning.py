@@ -81,7 +81,21 @@ def plan(
     found = balanced(graph, found)
     gone = {(own.group, own.unit) for own in found}
     mask = {name: [(name, unit) not in gone for unit in range(group.size)] for name, group in graph.items()}
-    return Plan(model, criteria, tuple(found), LayerValues(mask), skipped, readers)
+    held = {
+        name: units for name in names if (units := _held(measured[name], angles[name], np.array(mask[name]), criteria))
+    }
+    return Plan(model, criteria, tuple(found), LayerValues(mask), skipped, held, readers)
+
+
+def _held(vectors: Vectors, angles: np.ndarray | None, kept: np.ndarray, criteria: Criteria) -> tuple[int, ...]:
+    """Returns the units that stay beside one that stays, at an angle at which one of both should go."""
+    if criteria.transfer != "exact":
+        return ()
+    angles = vectors.angles() if angles is None else angles
+    pairs = (angles < criteria.similar) | (angles > criteria.complementary)
+    pairs &= np.outer(kept & (vectors.lengths > 0), kept & (vectors.lengths > 0))
+    np.fill_diagonal(pairs, False)
+    return tuple(np.flatnonzero(pairs.any(axis=0)).tolist())
 
 
 def prune(
@@ -209,7 +223,9 @@ def _obstacle(graph: UnitGraph, name: str, transfer: str) -> str | None:
         elif exit.kernel and not kernels:
             reason = f"the kernel of {exit.name!r} has a form that no repair knows"
         elif exit.tensor is None and any(reading.refusal for reading in own):
-            reason = next(reading.refusal for reading in own if reading.refusal)
+            reason = (
+                next(reading.refusal for reading in own if reading.refusal) + " (transfer='none' cuts all the same)"
+            )
     for twin in graph.records.twins.values() if transfer == "exact" else ():
         if twin.layer_class is MaskedLayerNormalization and _own(graph, name, graph.columns(twin.ids[0])).any():
             reason = "a layer normalization takes its statistics over them"

@@ -43,7 +43,10 @@ def explain(
     which add up gradients on the way from a baseline. A `Composite` mixes rules at will.
 
     Where a method promises it, relevance of inputs + biases = output (or the difference from the baseline's). What is
-    missing is in `.delta`. A model that ends in a softmax is explained from its logits.
+    missing is in `.delta`: `found.inputs.sum() + sum(own.sum() for own in found.biases.values()) + found.delta.sum()`
+    is `found.output.sum()`. A model that ends in a softmax is explained from its logits. One that ends in a sigmoid is
+    explained as it is: the probability of class 1 is its only output, and so its target 0. Give the model up to the
+    logit to explain that.
 
     Args:
         model: a Sequential or functional model; it runs as at inference.
@@ -55,7 +58,8 @@ def explain(
             x there too.
         output: name or number of the output, for models with several.
         start: None for the method's own start; "output" or "one": relevance of the target at the start; "softmax":
-            explain the probability, not the logit; or an array shaped like the output.
+            explain the probability, not the logit (methods that differentiate or compare); or an array shaped like the
+            output.
         steps: stretches of the way, for "integrated_gradients" and "conductance".
         units: whether to look at the units of layers too, which takes a little longer.
 

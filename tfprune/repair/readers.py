@@ -299,7 +299,7 @@ def _recurrent(layer: Any, state_part: slice | None = None) -> list[Reading]:
     if type(layer) is layers.GRU and not cell.reset_after:
         refusal = (
             "the recurrent kernel of a GRU with reset_after=False reads r * h and not h, so no constant stands in for "
-            "a unit. Use repair='least_squares' or 'zero', or reset_after=True"
+            "a unit"
         )
 
     def read(arguments: dict) -> tuple[Any, Any]:

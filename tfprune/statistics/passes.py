@@ -191,7 +191,7 @@ def _moments(rows: Any, matrix: bool) -> tuple:
 
 
 def _products(rows: Any) -> Any:
-    """Returns the products of all pairs of columns, a symmetric matrix; what lies below the diagonal is not computed."""
+    """Returns the products of all pairs of columns; of the symmetric matrix little is computed twice."""
     half = rows.shape[1] // 2
     if half < _FEW_COLUMNS:
         return tf.matmul(rows, rows, transpose_a=True)

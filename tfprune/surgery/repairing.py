@@ -142,7 +142,8 @@ class Repairer:
         for kernel in kernels:
             if not kernel.rows.all() and kernel.old.refusal is not None and not self._repair.refits:
                 raise ValueError(
-                    f"repair: {self._repair.name!r} cannot be used on {site.name!r}: {kernel.old.refusal}."
+                    f"repair: {self._repair.name!r} cannot be used on {site.name!r}: {kernel.old.refusal}. Use "
+                    "repair='least_squares' or 'zero', or reset_after=True."
                 )
             width = kernel.original.shape[0] * int(kernel.rows.sum())
             if self._repair.refits and kernel.old.regressors is not None and width <= MOST_COLUMNS:

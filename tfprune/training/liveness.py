@@ -201,13 +201,20 @@ class LivenessMonitor(StepCounter):
 
     @property
     def frozen(self) -> LayerValues:
-        """Which units were frozen when they were measured last."""
-        return self.record.last("frozen")
+        """Which units were frozen when they were measured last; before `fit` a ValueError."""
+        return self._last("frozen")
 
     @property
     def dead(self) -> LayerValues:
-        """Which units were dead when they were measured last."""
-        return self.record.last("dead")
+        """Which units were dead when they were measured last; before `fit` a ValueError."""
+        return self._last("dead")
+
+    def _last(self, verdict: str) -> LayerValues:
+        if self.record is None or not self.record.step:
+            raise ValueError(
+                f"LivenessMonitor: nothing is {verdict} or not before `fit` has begun; there is no record."
+            )
+        return self.record.last(verdict)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks everything and makes ready."""
@@ -216,7 +223,7 @@ class LivenessMonitor(StepCounter):
         model = self.model
         refuse_uncompiled(model, "LivenessMonitor")
         refuse_masked(model)
-        check_enough(self._data, model)
+        check_enough(self._data, model, "LivenessMonitor: `validation_data`", targets="required")
         graph = unit_groups(model)
         self._names = graph.choose(self._layers)
         if not self._names:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,7 +137,7 @@ class PruneDuringTraining(StepCounter):
         model = self.model
         refuse_uncompiled(model, "PruneDuringTraining")
         refuse_masked(model)
-        check_enough(self._data, model)
+        check_enough(self._data, model, "PruneDuringTraining: `data`")
         self._check_schedule()
         scores = call_saliency(self._saliency, model, self._data, self._layers)
         is_units = all(values.ndim == 1 for values in scores.values())
@@ -269,16 +270,35 @@ def call_saliency(saliency: Callable, model: keras.Model, data: Any, layers: Any
         TypeError: if what it returns is no mapping of names to arrays.
     """
     knows = layers is not None and "layers" in inspect.signature(saliency).parameters
-    scores = saliency(model, data, layers=layers) if knows else saliency(model, data)
+    with naming_data(f"The saliency {name_of(saliency)!r}, on the data for scores (not those of fit)"):
+        scores = saliency(model, data, layers=layers) if knows else saliency(model, data)
     try:
         return scores if isinstance(scores, LayerValues) else LayerValues(scores)
     except (TypeError, ValueError) as error:
         raise TypeError(f"The saliency {name_of(saliency)!r} must return LayerValues of scores: {error}") from error
 
 
-def check_enough(data: Any, model: keras.Model) -> None:
-    """Raises ValueError if there are too few samples for a mean."""
-    batches = as_batches(data, model)
+@contextlib.contextmanager
+def naming_data(what: str) -> Iterator[None]:
+    """Says in messages which data are meant: `fit` has others."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{what}: {error}") from error
+
+
+def check_enough(data: Any, model: keras.Model, what: str, targets: str = "optional") -> None:
+    """Raises ValueError, or TypeError, if the data do not fit or are too few samples for a mean.
+
+    Args:
+        data: whatever `model.fit` takes.
+        model: the model.
+        what: what messages call the data.
+        targets: as for `as_batches`.
+    """
+    with naming_data(what):
+        batches = as_batches(data, model, targets=targets)
     count = batches.num_samples
     if count is None:
         count = 0
@@ -286,8 +306,8 @@ def check_enough(data: Any, model: keras.Model) -> None:
             count += len(batch.inputs[0])
     if count < _LEAST_SAMPLES:
         raise ValueError(
-            f"data: {count} samples are too few for means of units, expected at least {_LEAST_SAMPLES}; about 1000 are "
-            "good."
+            f"{what}: {count} samples are too few for means of units, expected at least {_LEAST_SAMPLES}; about 1000 "
+            "are good."
         )
 
 

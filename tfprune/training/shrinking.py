@@ -110,7 +110,7 @@ def shrink_while_training(
         batch = collect(as_batches(data, model), _MOST_SCORE_SAMPLES)
         inputs = batch.inputs if len(batch.inputs) > 1 else batch.inputs[0]
         score_data = inputs if batch.targets is None else (inputs, batch.targets)
-    check_enough(score_data, model)
+    check_enough(score_data, model, "shrink_while_training: `data`")
     state = _Shrinking(model, schedule, saliency, score_data, repair, scope, layers)
     state.check()
     state.cut(0, 0)
