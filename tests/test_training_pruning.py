@@ -402,7 +402,7 @@ def hidden_samples():
         ({"layers": "frist"}, "Did you mean 'first'"),
         ({"scope": "all"}, "`scope` expects one of 'group', 'global'"),
         ({"min_units": 0}, "`min_units` expects"),
-        ({"repair": "means"}, "repair: expected one of"),
+        ({"repair": "means"}, "repair: expected a repair, or its name"),
     ],
 )
 def test_refused_before_any_training(options, match):

@@ -116,7 +116,7 @@ def test_a_callback_may_stop_it():
         ({"fit_options": {"epochs": 3}}, "`fit_options` may not have 'epochs'"),
         ({"layers": "frist"}, "Did you mean 'first'"),
         ({"scope": "all"}, "`scope` expects"),
-        ({"repair": "means"}, "repair: expected one of"),
+        ({"repair": "means"}, "repair: expected a repair, or its name"),
         ({"model": keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])}, "not compiled"),
     ],
 )
