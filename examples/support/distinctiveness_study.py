@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 
 import tfprune as tfp
@@ -76,7 +77,9 @@ def study(
     (x, y), (x_test, y_test) = tfp.datasets.tables(table, target=target, drop=drop, seed=seed)
     num_classes = int(max(y.max(), y_test.max())) + 1
     model = build(net, x.shape[1], num_classes, seed)
-    model.fit(x, y, batch_size=len(x), epochs=max(1, round(EPOCHS[net] * epochs)), verbose=0)
+    # All rows are one batch, so that an epoch is one step.
+    rows = tf.data.Dataset.from_tensors((x, y)).repeat()
+    model.fit(rows, steps_per_epoch=max(1, round(EPOCHS[net] * epochs)), shuffle=False, verbose=0)
 
     def measured(small: keras.Model) -> dict[str, Any]:
         guess = np.argmax(small(keras.ops.convert_to_tensor(x_test)), axis=1)
