@@ -109,7 +109,8 @@ def _checked_masks(masks: Any, sizes: dict[str, int]) -> np.ndarray:
     num_units = sum(sizes.values())
     if isinstance(masks, LayerValues):
         masks = [masks]
-    if set(sizes) == {ON_NODES} and any(isinstance(own, LayerValues) and ON_NODES not in own for own in masks):
+    named = masks if isinstance(masks, Sequence) else ()
+    if set(sizes) == {ON_NODES} and any(isinstance(own, LayerValues) and ON_NODES not in own for own in named):
         raise ValueError(
             f"masks: the model is masked already, so its {num_units} units have no names here. Pass the model that it "
             "was made of, or rows (num_masks, num_units): unit_groups(model).on_nodes(mask) makes one."
