@@ -73,11 +73,6 @@ class Settings:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a number above 0, received {getattr(self, name)}.")
 
-    @property
-    def half(self) -> int:
-        """Place of the fraction that single nets are shown at."""
-        return int(np.argmin(np.abs(np.array(self.fractions) - 0.5)))
-
 
 def main(arguments: list[str] | None = None) -> None:
     settings = read_settings(Settings, arguments, description=__doc__.split("\n")[0])
@@ -103,7 +98,11 @@ def main(arguments: list[str] | None = None) -> None:
     draw_bounds(results, folder)
     portraits = experiments.grid(
         runs.portrait,
-        {"seed": settings.seeds[:1], "method": list(runs.METHODS), "fraction": [settings.fractions[settings.half]]},
+        {
+            "seed": settings.seeds[:1],
+            "method": list(runs.METHODS),
+            "fraction": [runs.nearest_to_half(settings.fractions)],
+        },
         folder=folder / "portraits",
         fixed={**fixed, "resolution": RESOLUTION},
         **options,
@@ -116,9 +115,9 @@ def main(arguments: list[str] | None = None) -> None:
 # Tables ---------------------------------------------------------------------------------------------------------------
 
 
-def spread(values: np.ndarray, unit: str = "") -> str:
+def spread(values: np.ndarray) -> str:
     """Mean and standard deviation."""
-    return f"{np.mean(values):.3f} ± {np.std(values):.3f}{unit}"
+    return f"{np.mean(values):.3f} ± {np.std(values):.3f}"
 
 
 def accuracy_table(settings: Settings, results: list, place: int, method: str) -> Table:
@@ -133,9 +132,9 @@ def accuracy_table(settings: Settings, results: list, place: int, method: str) -
 
 def likeness_table(settings: Settings, results: list) -> Table:
     """How alike the nets are at the fraction nearest to half."""
-    title = f"How alike are the nets with {settings.fractions[settings.half]:.0%} of the nodes gone?"
-    table = Table("", *runs.METHODS, title=title)
-    half = settings.half
+    fraction = runs.nearest_to_half(settings.fractions)
+    half = settings.fractions.index(fraction)
+    table = Table("", *runs.METHODS, title=f"How alike are the nets with {fraction:.0%} of the nodes gone?")
 
     def add(label: str, name: str, *place: int) -> None:
         values = np.stack([result[name] for result in results])
@@ -161,7 +160,8 @@ def bound_table(results: list) -> Table:
     table = Table(
         "net", "nodes", "above the bound", "cost / bound, median", "largest", "the same, own weights", title=title
     )
-    for name in bound_names(results):
+    nets = ["whole", *(runs.bound_name(net, method) for method in runs.METHODS for net in runs.BOUNDED)]
+    for name in nets:
         change, penalty, bound, own = (
             gather(results, name, what) for what in ("change", "penalty", "bound", "own_bound")
         )
@@ -175,10 +175,6 @@ def bound_table(results: list) -> Table:
         cells = f"{np.median(ratio):.1e}", f"{ratio.max():.3f}", f"{tighter.max():.3f}"
         table.add_row(name, f"{len(bound)}", f"{above}", *cells)
     return table
-
-
-def bound_names(results: list) -> list[str]:
-    return [key.split("/")[1] for key in results[0] if key.startswith("bounds/") and key.endswith("/change")]
 
 
 def gather(results: list, net: str, what: str) -> np.ndarray:
@@ -200,7 +196,7 @@ def draw_curves(settings: Settings, results: list, folder: Path) -> None:
             lines = {NAMES["whole"]: (settings.fractions, whole)}
             for net, kind in enumerate(runs.NETS):
                 values = np.stack([result["measures"][place, :, net, column] for result in results])
-                lines[NAMES[kind]] = (settings.fractions, np.maximum(values, 1e-4) if column else values)
+                lines[NAMES[kind]] = (settings.fractions, values)
             panels[f"nodes chosen by: {method}"] = lines
         figure = plots.line_panels(
             panels,
@@ -215,12 +211,11 @@ def draw_curves(settings: Settings, results: list, folder: Path) -> None:
 
 def draw_bounds(results: list, folder: Path) -> None:
     panels: dict[str, dict] = {"K from whole kernels": {}, "first norm: the node's own outgoing weights": {}}
-    for name in bound_names(results):
-        if "," in name and not name.endswith(runs.METHODS[0]):
-            continue
-        change, label = np.abs(gather(results, name, "change")), NAMES[name.split(",")[0]]
+    nets = {"whole": "whole"} | {net: runs.bound_name(net, runs.METHODS[0]) for net in runs.BOUNDED}
+    for net, name in nets.items():
+        change = np.abs(gather(results, name, "change"))
         for panel, bound in zip(panels, ("bound", "own_bound"), strict=True):
-            panels[panel][label] = (gather(results, name, bound), change)
+            panels[panel][NAMES[net]] = (gather(results, name, bound), change)
     figure = plots.bound_scatter(
         panels,
         title="What replacing a node by its mean changes, and how much it can change at most: no point above the line",
@@ -237,7 +232,7 @@ def draw_portrait(settings: Settings, run: experiments.Run, folder: Path) -> Non
     title = f"What the nets decide; {fraction:.0%} of the nodes gone, chosen by: {method}"
     figure = plots.decision_maps(maps, x, labels, limit=runs.LIMIT, title=title)
     plots.save_figure(figure, folder / f"decisions_{name}.png")
-    pairs = {f"{NAMES[a]} / {NAMES[b]}": (result[f"kernel/{a}"], result[f"kernel/{b}"]) for a, b in runs.PAIRS}
+    pairs = {(NAMES[a], NAMES[b]): (result[f"kernel/{a}"], result[f"kernel/{b}"]) for a, b in runs.PAIRS}
     title = f"Weights between the hidden layers of two nets; {fraction:.0%} of the nodes gone, chosen by: {method}"
     figure = plots.kernel_scatter(pairs, result["kernel/initial"], title=title)
     plots.save_figure(figure, folder / f"kernels_{name}.png")

@@ -33,7 +33,7 @@ def test_kernel_scatter_marks_weights_that_never_moved():
     initial = np.array([[0.1, -0.2], [0.3, 0.05]])
     first = initial + [[0.0, 1.0], [0.0, 0.0]]
     second = initial + [[0.0, 0.0], [0.5, 0.0]]
-    figure = plots.kernel_scatter({"one / other": (first, second)}, initial, title="title")
+    figure = plots.kernel_scatter({("one", "other"): (first, second)}, initial, title="title")
     whole, middle = figure.axes
     assert "50.0% never moved" in whole.get_title() and whole.get_xlabel() == "weight, one"
     moved, still = whole.collections

@@ -13,6 +13,7 @@ import tensorflow as tf
 from scipy.optimize import linear_sum_assignment
 
 import tfprune as tfp
+from tfprune.masking import single_changes
 
 HIDDEN = ("hidden_1", "hidden_2")
 KERNEL = "hidden_2"
@@ -87,9 +88,14 @@ def measure(model: keras.Model, data: Data) -> tuple[float, float]:
 
 def choose(model: keras.Model, x: np.ndarray, method: str, fraction: float, seed: int) -> tfp.LayerValues:
     """The units of both hidden layers that stay."""
-    own = {"random": lambda: tfp.saliency.random(model, seed=seed)}
-    scores = own.get(method, lambda: tfp.saliency.activation_std(model, x))()
+    is_random = method == "random"
+    scores = tfp.saliency.random(model, seed=seed) if is_random else tfp.saliency.activation_std(model, x)
     return tfp.keep_top(scores, fraction)
+
+
+def nearest_to_half(fractions: list[float]) -> float:
+    """The fraction at which nets are looked at more closely."""
+    return min(fractions, key=lambda fraction: abs(fraction - 0.5))
 
 
 def both_ways(
@@ -171,13 +177,12 @@ def loss_bounds(model: keras.Model, data: Data) -> dict[str, np.ndarray]:
     kernels = [model.get_layer(name).get_weights()[0].astype("float64") for name in (*HIDDEN, "logit")]
     norms = [np.linalg.norm(kernel, 2) for kernel in kernels]
     std = tfp.saliency.activation_std(model, data[0])
-    penalty = tfp.saliency.mean_replacement_penalty(model, data)
-    change = tfp.saliency.mean_replacement_penalty(model, data, absolute=False)
+    changes = single_changes(model, data, HIDDEN, replacement=tfp.statistics.exit_means(model, data[0]))
     found: dict[str, list[np.ndarray]] = {"change": [], "penalty": [], "bound": [], "own_bound": []}
     for place, name in enumerate(HIDDEN):
         later = np.prod(norms[place + 2 :])
-        found["change"].append(change[name])
-        found["penalty"].append(penalty[name])
+        found["change"].append(changes.signed[name])
+        found["penalty"].append(changes.absolute[name])
         found["bound"].append(std[name] * norms[place + 1] * later)
         found["own_bound"].append(std[name] * np.linalg.norm(kernels[place + 1], axis=1) * later)
     return {name: np.concatenate(values) for name, values in found.items()}
@@ -208,25 +213,28 @@ def study(
     """
     data, test = load_data(num_points, turns)
     initial, whole, nets_of = both_ways(units, data, Trainer(seed, **training))
-    half = min(fractions, key=lambda fraction: abs(fraction - 0.5))
     bounds, moves, compared = {"whole": loss_bounds(whole, data)}, [], []
     for method in METHODS:
         for fraction in fractions:
             mask = choose(whole, data[0], method, fraction, seed)
             nets, before = nets_of(mask), cut_kernel(kernel_of(initial), mask)
             compared.append(compare(nets, before, data, test))
-            if fraction == half:
+            if fraction == nearest_to_half(fractions):
                 distance = np.abs(kernel_of(nets["pruned first"]) - before)
                 moves.append(np.percentile(distance[distance > 0], (25, 50, 75)))
-                bounds |= {f"{name}, {method}": loss_bounds(nets[name], data) for name in BOUNDED}
+                bounds |= {bound_name(name, method): loss_bounds(nets[name], data) for name in BOUNDED}
     rows = {name: np.array([own[name] for own in compared]) for name in compared[0]}
     return {
         "whole": measure(whole, test),
-        "whole_unmoved": np.mean(kernel_of(whole) == kernel_of(initial)),
         **{name: values.reshape(len(METHODS), len(fractions), *values.shape[1:]) for name, values in rows.items()},
         "moves": np.array(moves),
         **{f"bounds/{net}/{name}": values for net, own in bounds.items() for name, values in own.items()},
     }
+
+
+def bound_name(net: str, method: str) -> str:
+    """What the bounds of a net's units are stored under."""
+    return f"{net}, {method}"
 
 
 def compare(nets: dict[str, keras.Model], before: np.ndarray, data: Data, test: Data) -> dict[str, Any]:
@@ -259,8 +267,7 @@ def portrait(
         input upwards; ``frames/TRAINING`` (rounds + 1, resolution, resolution) for whole, tuned and pruned first.
     """
     data, test = load_data(num_points, turns)
-    axis = np.linspace(-LIMIT, LIMIT, resolution, dtype="float32")
-    plane = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    plane = tfp.experiments.plane_grid(LIMIT, resolution)
     frames: dict[str, list[np.ndarray]] = {"whole": [], "tuned": [], "pruned first": []}
 
     def picture(model: keras.Model) -> np.ndarray:

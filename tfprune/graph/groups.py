@@ -75,7 +75,9 @@ class UnitGraph(Mapping[str, Group]):
         self.records = records
         self.walls = dict(records.walls)
         labels, reasons = records.ids.resolve()
-        groups, order = _group_units(records, labels, reasons)
+        removable = np.ones(len(labels), bool)
+        removable[list(reasons)] = False
+        groups, order = _group_units(records, labels, removable)
         self._column_of_label = np.full(len(labels), -1)
         self._column_of_label[order] = np.arange(len(order))
         self._labels = labels
@@ -93,7 +95,7 @@ class UnitGraph(Mapping[str, Group]):
                 exits=read_by,
                 parameters_per_unit=float(parameters[start : start + len(units)].mean()),
             )
-        self.fixed = _fixed_layers(records, labels, reasons)
+        self.fixed = _fixed_layers(records, labels, reasons, removable)
 
     def __getitem__(self, name: str) -> Group:
         if name not in self._groups:
@@ -253,15 +255,14 @@ def _all_different(columns: list[np.ndarray]) -> bool:
     return apart and all(bool((own[1:] > own[:-1]).all()) for own in columns)
 
 
-def _group_units(records: Records, labels: np.ndarray, reasons: dict[int, str]) -> tuple[list, np.ndarray]:
+def _group_units(records: Records, labels: np.ndarray, removable: np.ndarray) -> tuple[list, np.ndarray]:
     """Returns the groups as `(name, emitters, labels of the units)`, and the labels of all units in column order.
 
     Units with the same members are one group; units come in the order in which the first member makes them.
     """
     emitters = list(records.emitters.values())
     made = [_without_repeats(labels[emitter.ids]) for emitter in emitters]
-    fixed = _fixed_labels(labels, reasons)
-    made = [own[~fixed[own]] for own in made]
+    made = [own[removable[own]] for own in made]
     # Each label belongs to one class: the emitters that make it, so far as they have been gone through.
     members: list[tuple[int, ...]] = [()]
     classes = np.zeros(len(labels), int)
@@ -271,7 +272,7 @@ def _group_units(records: Records, labels: np.ndarray, reasons: dict[int, str]) 
             classes[own[before == known]] = len(members)
             members.append((*members[known], number))
     groups, used = [], {}
-    wanted = {members[known]: known for known in np.unique(classes[np.concatenate([np.zeros(0, int), *made])]).tolist()}
+    wanted = {members[known]: known for known in np.unique(classes[classes > 0]).tolist()}
     for key in sorted(wanted):
         name = emitters[key[0]].name
         used[name] = used.get(name, 0) + 1
@@ -288,18 +289,13 @@ def _without_repeats(values: np.ndarray) -> np.ndarray:
     return values[np.sort(np.unique(values, return_index=True)[1])]
 
 
-def _fixed_labels(labels: np.ndarray, reasons: dict[int, str]) -> np.ndarray:
-    """Returns for each label whether its unit cannot be removed."""
-    fixed = np.zeros(len(labels), bool)
-    fixed[list(reasons)] = True
-    return fixed
-
-
-def _fixed_layers(records: Records, labels: np.ndarray, reasons: dict[int, str]) -> dict[str, tuple[int, str]]:
-    result, fixed = {}, _fixed_labels(labels, reasons)
+def _fixed_layers(
+    records: Records, labels: np.ndarray, reasons: dict[int, str], removable: np.ndarray
+) -> dict[str, tuple[int, str]]:
+    result = {}
     for emitter in records.emitters.values():
         own = labels[emitter.ids]
-        own = np.unique(own[fixed[own]])
+        own = np.unique(own[~removable[own]])
         if len(own):
             result[emitter.name] = (len(own), reasons[int(own[0])])
     return result

@@ -6,14 +6,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
 from tfprune.plots.drawing import panels_of
+from tfprune.plots.subsets import plane_maps
 
 CLASS_COLOURS = ("navy", "darkred")
+# Half way to white, so that the points show on it.
+_COLOUR_MAP = ListedColormap(0.5 + 0.5 * colormaps["RdBu_r"](np.linspace(0, 1, 256)))
 
 
 def decision_maps(
@@ -39,14 +43,17 @@ def decision_maps(
             raise ValueError(
                 f"decision_maps: expected maps (resolution, resolution), received {np.shape(values)} for {name!r}."
             )
-    figure, panels = panels_of(len(maps), title, size=(3.0, 3.2))
-    image = None
-    for axes, (name, values) in zip(panels, maps.items(), strict=True):
-        image = _draw_map(axes, values, points, labels, limit)
-        axes.set_title(name, fontsize=10)
-    figure.colorbar(image, ax=panels, label="probability of class 1 (red points)")
-    figure.supxlabel("first input", fontsize=10)
-    figure.supylabel("second input", fontsize=10)
+    figure = plane_maps(
+        np.stack([np.asarray(values, "float32") for values in maps.values()]),
+        titles=list(maps),
+        title=title,
+        colour_label="probability of class 1 (red points)",
+        limit=limit,
+        colour_map=_COLOUR_MAP,
+        colour_range=(0.0, 1.0),
+    )
+    for axes in figure.axes[: len(maps)]:
+        _draw_points(axes, points, labels)
     return figure
 
 
@@ -67,7 +74,9 @@ def decision_frames(
     """
     figure = Figure(figsize=(4.4, 4.6), layout="constrained", dpi=90)
     canvas, axes = FigureCanvasAgg(figure), figure.subplots()
-    image = _draw_map(axes, maps[0], points, labels, limit)
+    extent = (-limit, limit, -limit, limit)
+    image = axes.imshow(maps[0].astype("float32"), cmap=_COLOUR_MAP, vmin=0, vmax=1, origin="lower", extent=extent)
+    _draw_points(axes, points, labels)
     for values, title in zip(maps, titles, strict=True):
         image.set_data(values)
         axes.set_title(title, fontsize=11)
@@ -75,23 +84,22 @@ def decision_frames(
         yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _draw_map(axes: Axes, values: np.ndarray, points: np.ndarray, labels: np.ndarray, limit: float) -> AxesImage:
-    extent = (-limit, limit, -limit, limit)
-    colours = {"cmap": "RdBu_r", "vmin": 0, "vmax": 1}
-    image = axes.imshow(np.asarray(values, "float32"), **colours, origin="lower", extent=extent, alpha=0.5)
+def _draw_points(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:
     for label, colour in enumerate(CLASS_COLOURS):
         axes.scatter(*points[labels == label].T, s=5, color=colour, linewidths=0)
-    axes.tick_params(labelsize=8)
-    return image
 
 
 def kernel_scatter(
-    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], initial: np.ndarray, *, title: str, zoom: float = 0.25
+    pairs: Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]],
+    initial: np.ndarray,
+    *,
+    title: str,
+    zoom: float = 0.25,
 ) -> Figure:
     """Kernels of the same shape against each other, one point for each weight: whole above, its middle below.
 
     Args:
-        pairs: "net on the horizontal axis / net on the vertical axis" -> their kernels.
+        pairs: Names of the nets on the horizontal and on the vertical axis -> their kernels.
         initial: The kernel that all of them started from.
         title: Title of the figure.
         zoom: Half the side of the square in the lower row, in units of the weights.
@@ -102,12 +110,11 @@ def kernel_scatter(
     figure = Figure(figsize=(4.1 * len(pairs) + 0.4, 8.6), layout="constrained")
     grid = figure.subplots(2, len(pairs), squeeze=False)
     initial = np.asarray(initial)
-    for column, (name, kernels) in enumerate(pairs.items()):
+    for column, ((x_label, y_label), kernels) in enumerate(pairs.items()):
         first, second = (np.asarray(kernel) for kernel in kernels)
         still = (first == initial) & (second == initial)
         correlation = np.corrcoef(first.ravel(), second.ravel())[0, 1]
         reach = 1.05 * max(np.abs(first).max(), np.abs(second).max())
-        x_label, y_label = name.split(" / ")
         for row, limit in enumerate((reach, zoom)):
             axes = grid[row, column]
             axes.plot([-limit, limit], [-limit, limit], color="grey", linewidth=0.8, linestyle="--", label="equal")

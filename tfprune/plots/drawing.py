@@ -44,7 +44,7 @@ def panels_of(num_panels: int, title: str, *, size: tuple[float, float]) -> tupl
     Returns:
         The figure and its panels, row by row.
     """
-    num_columns = min(num_panels, 5 if num_panels == 5 or num_panels > 12 else 4)
+    num_columns = num_panels if num_panels <= 5 else 4 if num_panels <= 12 else 5
     num_rows = math.ceil(num_panels / num_columns)
     figure = Figure(figsize=(size[0] * num_columns + 1.0, size[1] * num_rows + 0.9), layout="constrained")
     grid = figure.subplots(num_rows, num_columns, squeeze=False).ravel()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
@@ -253,7 +253,7 @@ def plane_maps(
     limit: float,
     circle_radius: float | None = None,
     training_square: float | None = None,
-    colour_map: str = "viridis",
+    colour_map: str | Colormap = "viridis",
     colour_range: tuple[float, float] | None = None,
     circle_colour: str = "crimson",
 ) -> Figure:
@@ -267,7 +267,7 @@ def plane_maps(
         limit: The maps cover ``[-limit, limit]^2``.
         circle_radius: Radius of a circle to draw around the origin.
         training_square: Half the side of a dashed square to draw around the origin.
-        colour_map: Name of a Matplotlib colour map.
+        colour_map: A Matplotlib colour map, or its name.
         colour_range: Values at the ends of the scale; ``None`` takes the smallest and the largest.
         circle_colour: Colour of the circle; choose one that the colour map does not hold.
 
