@@ -10,7 +10,7 @@ import yaml
 
 from tfprune.files import run_information
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TRAINING = {"steps": 150, "tuning_steps": 50, "learning_rate": 0.01}
 SIZES = {"units": 8, "num_points": 300, "turns": 1.0, **TRAINING}
 

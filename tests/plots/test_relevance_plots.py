@@ -9,7 +9,7 @@ import pytest
 
 from tfprune.plots import pixel_flipping, relevance_maps, relevance_per_unit
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def test_heat_maps_have_zero_in_the_middle(generator):

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfprune import datasets, experiments
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FIGURES = {
     *("certainty", "certainty_units_off", "loss", "log_loss", "gradient", "log_loss_gradient"),
     *("gradient_on_off", "gradient_per_unit", "flip_paths", "unit_gradient_maps", "loss_map"),

@@ -11,7 +11,7 @@ import yaml
 from tfprune.experiments import load_grid
 from tfprune.training import LivenessRecord
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")

@@ -190,7 +190,7 @@ def test_killed_grid_loses_only_the_run_in_flight(threads, tmp_path):
         f"grid(grid_functions.waits_from_two, {{'number': {numbers}}}, folder={str(folder)!r}, num_workers=1, "
         f"fixed={{'log': {str(log)!r}}})"
     )
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    path = os.pathsep.join([str(TESTS), str(TESTS.parents[1])])
     process = subprocess.Popen(
         [sys.executable, "-c", command],
         env={**os.environ, "PYTHONPATH": path},
@@ -231,7 +231,7 @@ def test_dask(tmp_path):
 
 def test_submitit(tmp_path, monkeypatch):
     # Its jobs are new processes, which know nothing of pytest's path.
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parents[1])]))
     executor = submitit.AutoExecutor(folder=tmp_path / "logs", cluster="local")
     executor.update_parameters(timeout_min=5)
     results = grid(grid_functions.dies_at, {"number": [3]}, executor, folder=tmp_path / "runs", fixed={"bad": 1})
