@@ -26,6 +26,7 @@ def read(model: keras.Model) -> Records:
     for signal in outputs:
         for ids in signal.axes:
             reader.records.ids.fix(ids, "it is an output of the model")
+    reader.fix_held_weights()
     return reader.records
 
 
@@ -41,6 +42,7 @@ class _Reader:
         self._nested: dict[int, tuple[list[Signal], list[Signal]]] = {}
         self._tied: dict[int, str] = {}
         self._at_home: dict[int, list[tuple]] = {}
+        self._closed: list[tuple[str, Any]] = []
 
     def add_shared_variables(self, model: keras.Model) -> None:
         """Remembers the layers that share a variable with another layer: a cut would tear them apart."""
@@ -53,6 +55,14 @@ class _Reader:
             if len({id(layer) for layer in layers}) > 1:
                 names = " and ".join(sorted({layer.name for layer in layers}))
                 self._tied.update({id(layer): f"the layers {names} share a variable" for layer in layers})
+
+    def fix_held_weights(self) -> None:
+        """Fixes the units whose weights a layer that cannot be read holds too (an output tied to an embedding, say)."""
+        for name, operation in self._closed:
+            for variable in getattr(operation, "weights", ()):
+                record = self.records.weights.get(id(variable))
+                for ids in record.axes if record is not None else ():
+                    self.records.ids.fix(ids, f"{name}: it cannot be read, and holds a weight of these units")
 
     def walk(self, graph: keras.Model, inputs: list[Signal], prefix: str) -> list[Signal]:
         readers = Counter(id(tensor) for node in nodes_of(graph) for tensor in node.input_tensors)
@@ -99,6 +109,7 @@ class _Reader:
         untracked = [step.untracked(k) for k in range(len(node.outputs))]
         reason = self._why_not(node.operation)
         if reason is not None:
+            self._closed.append((name, node.operation))
             step.wall(reason, signals)
             return untracked
         row = f"The row for {type(node.operation).__name__} cannot read the call of {name!r}"

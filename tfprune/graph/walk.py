@@ -54,6 +54,21 @@ def nodes_of(model: keras.Model) -> Iterator[Any]:
                 yield node
 
 
+def flat_nodes(model: keras.Model) -> Iterator[Any]:
+    """Yields the nodes of a model with those of its nested models, each model once."""
+    seen: set[int] = set()
+
+    def walk(graph: keras.Model) -> Iterator[Any]:
+        for node in nodes_of(graph):
+            if not is_graph(node.operation):
+                yield node
+            elif id(functional(node.operation)) not in seen:
+                seen.add(id(functional(node.operation)))
+                yield from walk(node.operation)
+
+    return walk(model)
+
+
 def run(
     model: keras.Model,
     inputs: Sequence[Any],

@@ -1,11 +1,13 @@
-"""Builds the smaller model: every layer anew from its own configuration, every weight cut along its ids."""
+"""Builds the smaller model: layers that are cut anew from their own configuration, every weight cut along its ids.
+
+Layers of which nothing is cut are copied, with all that they hold.
+"""
 
 from __future__ import annotations
 
-import copy
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -15,7 +17,9 @@ from keras.src.saving.serialization_lib import SafeModeScope
 
 from tfprune.graph import UnitGraph
 from tfprune.graph.step import Edit
-from tfprune.graph.walk import functional, is_graph, nodes_of, run
+from tfprune.graph.walk import copied, flat_nodes, functional, is_graph, nodes_of, run
+from tfprune.surgery.carrying import carry_flags, carry_moments, carry_weights, inner_pairs
+from tfprune.surgery.copying import Copier, NotCopied
 
 _OWN_OBJECTS = ("activation", "_initializer", "_regularizer", "_constraint")
 """Endings of configuration keys whose value is passed on as the object that the layer holds, registered or not."""
@@ -40,13 +44,15 @@ class Cut:
         self._on = on
         self._with_bias = frozenset(with_bias)
         self._models: dict[int, keras.Model] = {}
+        self._touched = self._find_touched()
+        self._copier = Copier(self.operation)
+        self._rebuilt_layers: list[tuple[Any, Any]] = []
         self.operations: dict[int, Any] = {}
         self.nodes: dict[int, Any] = {}
         # Serialisation of the user's own model in this process: its lambdas are as safe as they were.
         with SafeModeScope(False):
             self.model = self._model(graph.model)
-        self._copy_weights()
-        _copy_trainable(graph.model, self.model)
+        self._carry()
 
     def kept(self, ids: np.ndarray) -> np.ndarray:
         """Returns for each of `ids` whether it stays."""
@@ -60,10 +66,32 @@ class Cut:
                 value = np.take(value, np.flatnonzero(self.kept(ids)), axis=axis)
         return value
 
+    def _find_touched(self) -> set[int]:
+        """Returns the `id`s of the operations of which something goes: a weight, a size, a channel that passes."""
+        records = self.graph.records
+        variables = {key for key, weight in records.weights.items() if self._any_gone(weight.axes)}
+        touched = set(self._with_bias)
+        touched.update(
+            key for key, edits in records.edits.items() if self._any_gone(edit.ids for edit in edits.values())
+        )
+        for node in flat_nodes(self.graph.model):
+            operation = node.operation
+            tensors = [records.signals.get(id(tensor)) for tensor in (*node.input_tensors, *node.outputs)]
+            if any(self._any_gone(signal.axes) for signal in tensors if signal is not None) or any(
+                id(variable) in variables for variable in getattr(operation, "weights", ())
+            ):
+                touched.add(id(operation))
+        return touched
+
+    def _any_gone(self, axes: Iterable[np.ndarray | None]) -> bool:
+        return any(ids is not None and not self.kept(ids).all() for ids in axes)
+
     def _model(self, model: keras.Model) -> keras.Model:
         graph = functional(model)
         if id(graph) not in self._models:
             new = self._sequential(model) if isinstance(model, keras.Sequential) else self._functional(model)
+            # Without the setter, which would set the flags of all layers inside.
+            new._trainable, functional(new)._trainable = model._trainable, graph._trainable
             self._models[id(graph)] = new
             self.operations[id(model)] = new
         return self._models[id(graph)]
@@ -71,15 +99,7 @@ class Cut:
     def _functional(self, model: keras.Model) -> keras.Model:
         inputs = [self._input(tensor) for tensor in model.inputs]
         outputs = run(model, inputs, self._call)
-        model_class = type(model)
-        if not _has_usual_constructor(model):
-            model_class = keras.Model
-            warnings.warn(
-                f"model {model.name!r}: its class {type(model).__name__} has a constructor of its own, so that the new "
-                "model is a plain keras.Model, without the methods of that class.",
-                stacklevel=2,
-            )
-        return model_class(
+        return self._class_for(model, keras.Model)(
             tree.pack_sequence_as(model._inputs_struct, inputs),
             tree.pack_sequence_as(model._outputs_struct, outputs),
             name=model.name,
@@ -87,9 +107,32 @@ class Cut:
 
     def _sequential(self, model: keras.Sequential) -> keras.Sequential:
         first = self._input(functional(model).inputs[0], any_batch=True)
-        new = keras.Sequential([first, *(self.operation(layer) for layer in model.layers)], name=model.name)
-        self.nodes.update({id(old): own for old, own in zip(nodes_of(model), nodes_of(new), strict=True)})
+        new = self._class_for(model, keras.Sequential)(
+            [first, *(self.operation(layer) for layer in model.layers)], name=model.name
+        )
+        for old, own in zip(nodes_of(model), nodes_of(new), strict=True):
+            self.nodes[id(old)] = own
+            # Operations that no layer of the model makes are those that compute the masks of sequences.
+            self.operations.setdefault(id(old.operation), own.operation)
         return new
+
+    def _class_for(self, model: keras.Model, plain: type) -> type:
+        """Returns the class of the new model, and says what it lacks of the old one."""
+        left_out = [name for name, value in vars(model).items() if name[0] != "_" and _holds_layers(value)]
+        if left_out:
+            warnings.warn(
+                f"model {model.name!r}: the new model has no attributes {', '.join(left_out)}, which hold parts of the "
+                "old one; find its parts by get_layer(name).",
+                stacklevel=2,
+            )
+        if _has_usual_constructor(model):
+            return type(model)
+        warnings.warn(
+            f"model {model.name!r}: its class {type(model).__name__} has a constructor of its own, so that the new "
+            f"model is a plain keras.{plain.__name__}, without the methods of that class.",
+            stacklevel=2,
+        )
+        return plain
 
     def _input(self, tensor: Any, *, any_batch: bool = False) -> Any:
         """Returns a new input like the one behind `tensor`, as narrow as what is kept of the units that enter there.
@@ -107,7 +150,9 @@ class Cut:
             shape[0] = None
         config["batch_shape"] = tuple(shape)
         config.pop("trainable", None)
-        return type(layer).from_config(config).output
+        new = type(layer).from_config(config)
+        new._trainable = layer._trainable
+        return new.output
 
     def _call(self, node: Any, args: tuple, kwargs: dict) -> list[Any]:
         edits = self.graph.records.call_edits.get(id(node), [])
@@ -119,26 +164,43 @@ class Cut:
         return outputs
 
     def _edited_arguments(self, args: tuple, kwargs: dict, edits: list[Edit]) -> tuple[tuple, dict]:
-        args = list(args)
+        arguments = {**dict(enumerate(args)), **kwargs}
         for edit in edits:
-            place, kept = edit.path[0], self.kept(edit.ids)
-            args[place] = edit.change(args[place], kept)
-        return tuple(args), kwargs
+            _edit(arguments, edit.path, lambda value, edit=edit: edit.change(value, self.kept(edit.ids)))
+        return tuple(arguments[place] for place in range(len(args))), {name: arguments[name] for name in kwargs}
 
     def operation(self, old: Any) -> Any:
         """Returns the new operation for an old one; the same one however often it is called."""
         if id(old) not in self.operations:
             if is_graph(old):
                 return self._model(old)
-            self.operations[id(old)] = self._rebuilt(old)
+            if id(old) in self._touched:
+                self.operations[id(old)] = self._rebuilt(old)
+                self._rebuilt_layers.append((old, self.operations[id(old)]))
+            else:
+                self.operations[id(old)] = self._copied(old)
         return self.operations[id(old)]
+
+    def _copied(self, old: Any) -> Any:
+        """Returns a copy of an operation of which nothing goes, or the operation itself under another name."""
+        if not isinstance(old, keras.layers.Layer):
+            return copied(old)
+        try:
+            return self._copier.layer(old)
+        except NotCopied as reason:
+            warnings.warn(
+                f"remove: {old.name!r} ({type(old).__name__}) cannot be copied ({reason}), so both models share its "
+                "state: training one of them changes the other. Save the new model and load it to part them.",
+                stacklevel=2,
+            )
+            return copied(old)
 
     def _rebuilt(self, old: Any) -> Any:
         try:
             with warnings.catch_warnings():
                 # Nothing is written to a file here, and the functions themselves are passed on below.
                 warnings.filterwarnings("ignore", message="The object being serialized includes a `lambda`")
-                config = _without_build_config(copy.deepcopy(old.get_config()))
+                config = _without_build_config(old.get_config())
             for edit in self.graph.records.edits.get(id(old), {}).values():
                 _edit(config, edit.path, lambda value, edit=edit: edit.change(value, self.kept(edit.ids)))
             if id(old) in self._with_bias:
@@ -157,29 +219,31 @@ class Cut:
                 "the class a get_config() that returns all arguments of its constructor."
             ) from error
 
-    def _held_by_added_bias(self, layer: Any) -> bool:
-        """Whether `layer` had no bias and its copy has one: it is named in `with_bias`, or lies in a layer that is."""
-        if id(layer) in self._with_bias:
-            return True
-        holders = (old for old in self.graph.model._flatten_layers() if id(old) in self._with_bias)
-        return getattr(layer, "bias", None) is None and any(
-            layer is inner for holder in holders for inner in holder._flatten_layers(include_self=False)
-        )
+    def _carry(self) -> None:
+        """Gives the rebuilt layers what their originals hold; copies have it already."""
+        pairs = []
+        for old, new in self._rebuilt_layers:
+            if not isinstance(old, keras.layers.Layer):
+                continue
+            for one, other in inner_pairs(old, new):
+                added = id(old) in self._with_bias and getattr(one, "bias", None) is None
+                pairs.append((one, other, added))
+        copies = self._copier.variables()
+        done = carry_weights(pairs, self._value, copies)
+        carry_flags(pairs)
+        known = done | {id(variable) for variable in (*copies.values(), *self.graph.model.variables)}
+        left = [variable.path for variable in self.model.variables if id(variable) not in known]
+        if left:
+            raise RuntimeError(f"remove: the weights {', '.join(left)} of the new model stand for none of the old one.")
 
-    def _copy_weights(self) -> None:
-        seen: dict[int, Any] = {}
-        for old, new in _layer_pairs(self.graph.model, self.model):
-            added = self._held_by_added_bias(old)
-            for own, cut in zip(_own_variables(old), _without(_own_variables(new), new, added), strict=True):
-                if seen.setdefault(id(own), cut) is not cut:
-                    _hold_instead(new, cut, seen[id(own)])
-                    continue
-                value = self.cut(own, keras.ops.convert_to_numpy(own))
-                record = self.graph.records.weights.get(id(own))
-                if record is not None and record.rescale is not None:
-                    ids = [ids for ids in record.axes if ids is not None]
-                    value = value * record.rescale(self.kept(ids[-1])) if ids else value
-                _assign(old, cut, value)
+    def _value(self, variable: Any, value: np.ndarray) -> np.ndarray:
+        """Returns what a weight becomes in the new model: cut, and rescaled where its row says so."""
+        value = self.cut(variable, value)
+        record = self.graph.records.weights.get(id(variable))
+        if record is None or record.rescale is None:
+            return value
+        ids = [ids for ids in record.axes if ids is not None]
+        return value * record.rescale(self.kept(ids[-1])) if ids else value
 
 
 def can_get_bias(layer: Any) -> bool:
@@ -205,50 +269,12 @@ def _add_bias(layer: Any, config: dict) -> None:
             own["use_bias"] = True
 
 
-def _without(variables: list[Any], layer: Any, bias_added: bool) -> list[Any]:
-    """Returns the variables but the bias, set to zero, of a layer that got one."""
-    if not bias_added or getattr(layer, "bias", None) is None:
-        return variables
-    layer.bias.assign(np.zeros(layer.bias.shape))
-    return [variable for variable in variables if variable is not layer.bias]
-
-
-def _hold_instead(layer: Any, variable: Any, shared: Any) -> None:
-    """Makes a layer hold `shared`, the variable of another layer, in the place of its own."""
-    # A built layer refuses new state through its attributes, hence the dictionary.
-    for name, value in vars(layer).items():
-        if value is variable:
-            vars(layer)[name] = shared
-    for variables in (layer._trainable_variables, layer._non_trainable_variables):
-        for place, value in enumerate(variables):
-            if value is variable:
-                list.__setitem__(variables, place, shared)
-
-
-def _assign(layer: Any, variable: Any, value: np.ndarray) -> None:
-    if tuple(variable.shape) != value.shape:
-        raise RuntimeError(
-            f"remove: weight {variable.path!r} of {layer.name!r} should have shape {value.shape} after the cut, but "
-            f"the new layer has {tuple(variable.shape)}: the row of {type(layer).__name__} does not fit the layer."
-        )
-    variable.assign(value)
-
-
-def _layer_pairs(old: keras.Model, new: keras.Model) -> Iterator[tuple[Any, Any]]:
-    """Yields all layers of both models side by side, those that hold others before these."""
-    yield from zip(old._flatten_layers(), new._flatten_layers(), strict=True)
-
-
-def _own_variables(layer: Any) -> list[Any]:
-    """Returns the variables that the layer itself holds, states of its random generators included."""
-    seeds = [generator.state for generator in layer._seed_generators]
-    return [*layer._trainable_variables, *layer._non_trainable_variables, *seeds]
-
-
-def _copy_trainable(old: keras.Model, new: keras.Model) -> None:
-    # Setting a layer's flag sets it for all inside, so the outer ones come first.
-    for one, other in _layer_pairs(old, new):
-        other.trainable = one.trainable if not isinstance(one, keras.Model) else one._trainable
+def _holds_layers(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_holds_layers(part) for part in value.values())
+    if isinstance(value, list | tuple):
+        return any(_holds_layers(part) for part in value)
+    return isinstance(value, keras.layers.Layer)
 
 
 def _has_usual_constructor(model: keras.Model) -> bool:
@@ -258,11 +284,11 @@ def _has_usual_constructor(model: keras.Model) -> bool:
 
 
 def _without_build_config(config: Any) -> Any:
-    """Returns the configuration without the input shapes that wrappers keep of their inner layers."""
+    """Returns a copy of the configuration without the input shapes that wrappers keep of their inner layers."""
     if isinstance(config, dict):
         return {key: _without_build_config(value) for key, value in config.items() if key != "build_config"}
-    if isinstance(config, list):
-        return [_without_build_config(value) for value in config]
+    if type(config) in (list, tuple):
+        return type(config)(_without_build_config(value) for value in config)
     return config
 
 
@@ -292,7 +318,7 @@ def compile_like(old: keras.Model, cut: Cut, *, keep_optimizer: bool) -> None:
     accepted = inspect.signature(new.compile).parameters
     new.compile(**{key: value for key, value in arguments.items() if key in accepted or "kwargs" in accepted})
     if keep_optimizer:
-        _copy_optimizer(old, cut)
+        carry_moments(old.optimizer, new.optimizer, new.trainable_variables, cut.cut)
 
 
 def _fresh_metric(metric: Any) -> Any:
@@ -303,40 +329,3 @@ def _fresh_metric(metric: Any) -> Any:
     except (TypeError, NotImplementedError):
         warnings.warn(f"metric {metric.name!r} cannot be copied, so both models count in the same one.", stacklevel=4)
         return metric
-
-
-def _copy_optimizer(old: keras.Model, cut: Cut) -> None:
-    """Carries moments and step over to what is kept."""
-    source, target = old.optimizer, cut.model.optimizer
-    if not source.built:
-        return
-    target.build(cut.model.trainable_variables)
-    of_slot = slots_of(getattr(source, "inner_optimizer", source))
-    left_out = 0
-    for slot, new_slot in zip(source.variables, target.variables, strict=True):
-        value = keras.ops.convert_to_numpy(slot)
-        variable = of_slot.get(id(slot))
-        if variable is not None:
-            value = cut.cut(variable, value)
-        if tuple(new_slot.shape) == value.shape:
-            new_slot.assign(value)
-        else:
-            left_out += 1
-    if left_out:
-        warnings.warn(
-            f"keep_optimizer: {left_out} moments of {type(source).__name__} are not shaped like the weights that they "
-            "belong to; they start anew.",
-            stacklevel=4,
-        )
-
-
-def slots_of(optimizer: Any) -> dict[int, Any]:
-    """Returns the variable that each slot belongs to, by the slot's `id`: slots of the variable's own shape only."""
-    variables = optimizer._trainable_variables
-    result = {}
-    for held in vars(optimizer).values():
-        if isinstance(held, list) and len(held) == len(variables) and held is not variables:
-            for slot, variable in zip(held, variables, strict=True):
-                if slot is not None and tuple(getattr(slot, "shape", ())) == tuple(variable.shape):
-                    result[id(slot)] = variable
-    return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +10,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfprune.graph.walk import ancestors, functional, is_graph, nodes_of
+from tfprune.graph.walk import ancestors, flat_nodes
 from tfprune.repair.readers import Reading, readings
 from tfprune.surgery.rebuild import Cut
 
@@ -37,21 +36,6 @@ class Site:
     new_nodes: list[Any]
     kernels: list[tuple[Reading, Reading]]
     before: set[Site] = field(default_factory=set)
-
-
-def flat_nodes(model: keras.Model) -> Iterator[Any]:
-    """Yields the nodes of a model with those of its nested models, each model once."""
-    seen: set[int] = set()
-
-    def walk(graph: keras.Model) -> Iterator[Any]:
-        for node in nodes_of(graph):
-            if not is_graph(node.operation):
-                yield node
-            elif id(functional(node.operation)) not in seen:
-                seen.add(id(functional(node.operation)))
-                yield from walk(node.operation)
-
-    return walk(model)
 
 
 def find_sites(cut: Cut) -> list[Site]:

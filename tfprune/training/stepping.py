@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.surgery.rebuild import slots_of
+from tfprune.surgery.carrying import slots_of
 
 _ENTRY_BY_ENTRY = (
     keras.optimizers.SGD,
