@@ -4,12 +4,15 @@
 """
 
 import inspect
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
+
+import tfprune
 
 VIDEO, IMAGE, SEQUENCE, VECTOR = (4, 4, 4, 2), (8, 8, 2), (6, 3), (4,)
 COLOURS = (8, 8, 3)
@@ -179,9 +182,8 @@ simple("MelSpectrogram", (600,), units=None, num_mel_bins=8, fft_length=64, sequ
 simple("STFTSpectrogram", (120, 1), units=None, frame_length=16, frame_step=8, fft_length=16)
 
 
-def net_with(name, generator):
-    """Returns a net around the layer `name` and data for it; every weight is random."""
-    own = ROWS[name]
+def net_around(own, generator):
+    """Returns a net around the layer of a row, and the layer, adapted; every weight is random."""
     layer = own.make()
     if own.adapt is not None:
         layer.adapt(own.adapt(generator))
@@ -189,9 +191,54 @@ def net_with(name, generator):
     h = x if own.units is None else layers.Dense(own.units, activation="tanh", name="before")(x)
     h = own.behind(own.call(layer, h))
     h = layers.Dense(5, activation="tanh", name="after")(layers.Flatten(name="flat")(h))
-    model = keras.Model(x, layers.Dense(2, name="out")(h), name=f"around_{name.lower()}")
+    model = keras.Model(x, layers.Dense(2, name="out")(h), name=f"around_{layer.name}")
     for variable in model.weights:
         if "float" in variable.dtype and own.adapt is None:
             low = 0.5 if variable.name in ("gamma", "scale", "moving_variance") else -0.5
             variable.assign(generator.uniform(low, low + 1.0, variable.shape))
-    return model, own.values(generator, (12, *own.shape)).astype("object" if own.dtype == "string" else own.dtype)
+    return model, layer
+
+
+def net_with(name, generator):
+    """Returns a net around the layer `name` and data for it."""
+    own = ROWS[name]
+    x = own.values(generator, (12, *own.shape)).astype("object" if own.dtype == "string" else own.dtype)
+    return net_around(own, generator)[0], x
+
+
+def what_is_read(name):
+    """Returns what `unit_groups` makes of a layer between two kernels: its own units, and those in front of it."""
+    model, layer = net_around(ROWS[name], np.random.default_rng(0))
+    graph = tfprune.unit_groups(model)
+    made = {member.operation for group in graph.values() for member in group.members}
+    own = "makes units" if layer in made or any(inner in made for inner in layer._flatten_layers()) else ""
+    if ROWS[name].units is None:
+        return own, "stands at the input"
+    if layer.name in graph.walls:
+        return own, f"wall: {graph.walls[layer.name]}"
+    if "before" in graph.fixed:
+        return own, f"stay: {graph.fixed['before'][1].removeprefix(layer.name + ': ')}"
+    return own, "can go"
+
+
+def table():
+    """Returns `docs/layers.md`."""
+    lines = [
+        "# Every layer of Keras",
+        "",
+        "What `unit_groups` makes of each public class in `keras.layers` that stands between two kernels: whether it",
+        "makes units of its own, and whether those in front of it can go. Whatever stays is copied with all that it",
+        "carries. `tests/test_every_layer.py` cuts each of these nets; this page is the output of",
+        "`python tests/every_layer.py`.",
+        "",
+        "| layer | own units | units in front |",
+        "|---|---|---|",
+        *(f"| {name} | {' | '.join(what_is_read(name))} |" for name in sorted(ROWS)),
+        "",
+        *(f"- {name}: {reason}." for name, reason in sorted(ELSEWHERE.items())),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table())

@@ -1,9 +1,11 @@
 """Every class in `keras.layers` between two kernels: what it carries goes with it, and masked equals removed."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
-from every_layer import ELSEWHERE, ROWS, net_with, public_classes
+from every_layer import ELSEWHERE, ROWS, net_with, public_classes, what_is_read
 
 import tfprune
 from tfprune import LayerValues
@@ -66,3 +68,10 @@ def test_random_layers_go_on_where_they_were(name, generator):
     whole = tfprune.remove(model, mask_of(model, 1.0))
     for _ in range(2):
         np.testing.assert_allclose(outputs(whole, x, training=True), outputs(model, x, training=True), atol=1e-5)
+
+
+def test_the_page_in_docs_tells_what_is_read():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "layers.md").read_text()
+    stands = dict(line.strip("| ").split(" | ", 1) for line in page.splitlines() if line.startswith("| "))
+    for name in [name for name in ROWS if name[-2:] not in ("2D", "3D")]:
+        assert stands[name] == " | ".join(what_is_read(name)).strip(), f"make docs/layers.md anew: {name}"
