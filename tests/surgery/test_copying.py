@@ -204,6 +204,30 @@ def test_a_saved_model_as_a_layer_is_shared_and_said(generator, tmp_path):
     np.testing.assert_allclose(outputs(small, x), outputs(model, x), atol=1e-6)
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+def test_adapted_layers_in_a_model_that_was_saved(loaded, generator, tmp_path):
+    """All pretrained networks with a normalisation in front are loaded so."""
+    image = keras.Input((6, 6, 3), name="image")
+    normal, words = layers.Normalization(axis=-1), layers.StringLookup(output_mode="one_hot")
+    normal.adapt(generator.normal(5.0, 3.0, (40, 6, 6, 3)))
+    words.adapt(np.array(["yes", "no", "perhaps"]))
+    text = keras.Input((1,), dtype="string", name="text")
+    h = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, activation="relu", name="conv")(normal(image)))
+    h = layers.Concatenate()([h, layers.Dense(4, name="dense")(words(text))])
+    model = keras.Model({"image": image, "text": text}, layers.Dense(2, name="out")(h))
+    if loaded:
+        model.save(tmp_path / "model.keras")
+        model = keras.models.load_model(tmp_path / "model.keras")
+    data = {"image": generator.normal(5.0, 3.0, (7, 6, 6, 3)).astype("float32")}
+    data["text"] = np.array([["yes"], ["no"], ["no"], ["never"], ["perhaps"], ["yes"], ["no"]], dtype=object)
+    data = {name: ops.convert_to_tensor(value) for name, value in data.items()}
+    whole = remove(model, LayerValues({"conv": np.ones(8, bool)}))
+    np.testing.assert_allclose(whole(data), model(data), atol=1e-6)
+    small = remove(model, LayerValues({"conv": np.arange(8) < 4, "dense": np.arange(4) < 2}))
+    small.save(tmp_path / "small.keras")
+    np.testing.assert_allclose(keras.models.load_model(tmp_path / "small.keras")(data), small(data), atol=1e-6)
+
+
 # Parts of one model that hold each other ------------------------------------------------------------------------------
 
 
