@@ -194,6 +194,26 @@ def test_what_cannot_be_copied_is_shared_and_said(generator, tmp_path):
     assert small.layers[1].scale is model.layers[1].scale
 
 
+class Counted(layers.Layer):
+    def __new__(cls, number):
+        return super().__new__(cls, number)
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def call(self, x):
+        return self.number * x
+
+
+def test_classes_that_cannot_be_made_empty_are_shared_and_said(generator):
+    model = around(Counted(2.0))
+    x = generator.normal(size=(6, 5, 8)).astype("float32")
+    with pytest.warns(UserWarning, match=r"'counted' \(Counted\) cannot be copied \(TypeError: .*number"):
+        small = remove(model, LayerValues({"hidden": np.arange(12) < 12}))
+    np.testing.assert_allclose(outputs(small, x), outputs(model, x), atol=1e-6)
+
+
 def test_a_saved_model_as_a_layer_is_shared_and_said(generator, tmp_path):
     inner = randomise(keras.Sequential([keras.Input((5, 8)), layers.Dense(8)]))
     inner.export(tmp_path / "inner", verbose=False)

@@ -65,14 +65,15 @@ class Copier:
         Raises:
             NotCopied: if it holds something that cannot be copied.
         """
-        known = set(self._copies)
+        known = dict(self._copies)
         try:
-            new = type(old).__new__(type(old))
-            self._remember(old, new)
+            new = self._remember(old, type(old).__new__(type(old)))
             self._fill(old, new)
-        except NotCopied:
-            self._copies = {key: self._copies[key] for key in known}
-            raise
+        except Exception as error:  # Whatever a stranger's class does when it is copied is the reason why it is not.
+            self._copies = known
+            if isinstance(error, NotCopied):
+                raise
+            raise NotCopied(f"{type(error).__name__}: {error}") from error
         return new
 
     def variables(self) -> dict[int, Any]:
