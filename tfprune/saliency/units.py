@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tfprune.graph import UnitGraph, unit_groups
+from tfprune.graph.finite import check_finite_weights
 from tfprune.graph.kernels import making_kernels, reading_kernel
 from tfprune.statistics import unit_statistics
 from tfprune.units import LayerValues
@@ -21,9 +22,10 @@ def chosen_groups(model: keras.Model, layers: Iterable[str] | str | None) -> tup
     """Reads a model and returns its units with the names of the groups to score.
 
     Raises:
-        ValueError: if there is nothing to score, or a name is unknown.
+        ValueError: if there is nothing to score, a name is unknown, or a weight is NaN or infinite.
     """
     graph = unit_groups(model)
+    check_finite_weights(model)
     names = graph.choose(layers)
     if not names:
         raise ValueError(

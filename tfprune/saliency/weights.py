@@ -23,6 +23,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.graph.finite import check_finite_weights
 from tfprune.graph.weights import choose_kernels
 from tfprune.saliency import derivatives
 from tfprune.units import LayerValues
@@ -94,6 +95,7 @@ def magnitude(
     Reference: U. Evci (2018), "Detecting dead weights and units in neural networks", table 2.1.
     """
     kernels = choose_kernels(model, layers)
+    check_finite_weights(model)
     return LayerValues({name: np.abs(_numbers(kernel.variable)) for name, kernel in kernels.items()})
 
 
@@ -306,6 +308,7 @@ def random(
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0):
         raise ValueError(f"random: `seed` expects a whole number of at least 0, or None; received {seed!r}.")
     kernels = choose_kernels(model, layers)
+    check_finite_weights(model)
     entropy = np.random.SeedSequence().entropy if seed is None else int(seed)
     return LayerValues(
         {
