@@ -424,8 +424,8 @@ def test_keep_budget_leaves_a_direction_whose_partner_has_no_scores():
         (
             None,
             {"parameters": 0.01},
-            r"parameters: a share of 0.01 cannot be reached. With min_units=1, min_share=0.1 and round_to=1 .* share of "
-            r"0\..*smaller floor",
+            r"parameters: a share of 0.01 cannot be reached. With min_units=1, min_share=0.1 and round_to=1 .* share "
+            r"of 0\..*smaller floor",
         ),
         (None, {"parameters": 0.5, "round_to": 0}, "round_to: expected a positive integer, received 0"),
         (None, {"parameters": 0.5, "min_share": 1.5}, "min_share: expected a fraction from 0 to 1, received 1.5"),

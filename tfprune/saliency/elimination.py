@@ -46,6 +46,9 @@ def least_squares(
     Where no kernel that can be told reads a group (only norms or dot products), its units score the variance of their
     values; heads of attention, which show in no tensor, the sum of their squared incoming weights.
 
+    Comparable between groups as far as what reads them has one scale, as before batch normalizations; a unit's cost
+    counts what went before it in its group, so that no group is emptied unnoticed.
+
     Args:
         model: a Sequential or functional model.
         data: whatever `model.fit` takes; targets are not looked at. 1,000 samples or more; below 300 there is a

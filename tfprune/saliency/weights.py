@@ -71,6 +71,8 @@ def magnitude(
 ) -> LayerValues:
     """Scores each weight by its size `|w|`: the cheapest score and the steadiest.
 
+    Not comparable between kernels: each layer has its own scale.
+
     Args:
         model: a Sequential or functional model.
         data: not looked at.
@@ -110,6 +112,8 @@ def taylor1(
     eps: float = 1e-2,
 ) -> LayerValues:
     """Scores each weight by the first-order estimate of the change of the loss, `dw * dL/dw`.
+
+    In the unit of the loss, and so comparable between kernels for one weight at a time.
 
     Args:
         model: a Sequential or functional model.
@@ -158,6 +162,8 @@ def taylor2(
     thesis ranks by, with its lambda = 1; for other factors add `taylor1` and a multiple of `hessian`. With "diagonal"
     it is `dw * g + 1/2 * H_ii * dw^2`, the expansion of what happens when this weight alone moves.
 
+    In the unit of the loss, and so comparable between kernels for one weight at a time.
+
     Args:
         model: a Sequential or functional model.
         data: inputs and targets, whatever `model.fit` takes.
@@ -205,6 +211,8 @@ def hessian(
     is `1/2 * H_ii * dw^2`. No Hessian is ever stored. `H` is that of the kernels that are scored, so that with
     "row_sum" `layers` matters to the numbers.
 
+    In the unit of the loss, and so comparable between kernels for one weight at a time.
+
     Args:
         model: a Sequential or functional model.
         data: inputs and targets, whatever `model.fit` takes.
@@ -248,6 +256,8 @@ def loss_change(
     One forward pass per weight and batch, from the weight's own layer on; a progress bar shows where it is. Choose
     `layers` for large models.
 
+    In the unit of the loss, and so comparable between kernels for one weight at a time.
+
     Args:
         model: a Sequential or functional model.
         data: inputs and targets, whatever `model.fit` takes.
@@ -284,6 +294,8 @@ def random(
     seed: int | None = None,
 ) -> LayerValues:
     """Scores each weight by a random number: the yardstick that every other score has to beat.
+
+    Comparable between kernels.
 
     Args:
         model: a Sequential or functional model.
