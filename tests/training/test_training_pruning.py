@@ -7,6 +7,7 @@ import replicas_training as replicas
 import tensorflow as tf
 from conftest import SEED, randomise
 from nets import NETS, inputs_for, outputs_of
+from telling import telling
 
 import tfprune as tfp
 from tfprune import saliency, schedules
@@ -260,8 +261,11 @@ def test_nothing_is_left_behind():
     prune = PruneDuringTraining(norm, HALF, x)
     model.fit(x, y, epochs=1, verbose=0, callbacks=[prune])
     assert "apply" not in vars(model.optimizer)
+    mask = prune.mask
     model.fit(x, y, epochs=1, verbose=0)
-    assert held_entries(model, prune.mask).any()  # Without the callback nothing holds them.
+    assert held_entries(model, mask).any()  # Without the callback nothing holds them.
+    with telling("5 of 11 were off .* 0 are off .* trained without this callback"):
+        assert prune.mask.flat.all()
 
 
 # Weights --------------------------------------------------------------------------------------------------------------

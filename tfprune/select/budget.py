@@ -38,7 +38,16 @@ def keep_budget(
     numbers of two kinds of units (the directions of a Bidirectional), those go in pairs, the lowest with the lowest, by
     their mean score.
 
-    Scores that say what one unit is worth do not say what a whole group is: @FIGURES@
+    Scores that say what one unit is worth do not say what a whole group is, and groups that look cheap unit by unit are
+    emptied: hence the defaults of `normalise` and `min_share`. A MobileNetV2 (alpha 0.35, 32x32 digits, accuracy .910)
+    at 40 % of its FLOPs, by test accuracy after the cut with repair "least_squares" and after one more epoch:
+
+    | scores | as they are, no floor | the defaults |
+    |---|---|---|
+    | least_squares | .845, .919 | .846, .919 |
+    | on_nodes_gradient | .104, .161 | .815, .911 |
+    | mean_replacement | .104, .104 | .805, .897 |
+    | weight_norm | @W@ | .708, .821 |
 
     Args:
         model: a Sequential or functional model.

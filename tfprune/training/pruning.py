@@ -315,7 +315,8 @@ class PruneDuringTraining(StepCounter):
             f"PruneDuringTraining: after {self._done[1]} epochs {before} of {mask.size} were off (sparsity "
             f"{before / mask.size:.3f}), but in the weights that the model has now {now} are off (sparsity "
             f"{now / mask.size:.3f}{like}). A callback has brought others back, such as "
-            "EarlyStopping(restore_best_weights=True), or load_weights has. `mask` says what is on in those. To keep "
-            "what was pruned, compare only epochs after the last pruning step, by EarlyStopping(start_from_epoch=...).",
+            "EarlyStopping(restore_best_weights=True), load_weights has, or they were trained without this callback; "
+            "`mask` says what is on in those. To keep what was pruned, let EarlyStopping(start_from_epoch=...) compare "
+            "only epochs after the last pruning step.",
             stacklevel=4,
         )
