@@ -47,7 +47,7 @@ def least_squares(
     values; heads of attention, which show in no tensor, the sum of their squared incoming weights.
 
     Comparable between groups as far as what reads them has one scale, as before batch normalizations; a unit's cost
-    counts what went before it in its group, so that no group is emptied unnoticed.
+    counts what went before it in its group, so that a budget seldom empties a group.
 
     Args:
         model: a Sequential or functional model.

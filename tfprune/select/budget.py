@@ -47,7 +47,7 @@ def keep_budget(
     | least_squares | .845, .919 | .846, .919 |
     | on_nodes_gradient | .104, .161 | .815, .911 |
     | mean_replacement | .104, .104 | .805, .897 |
-    | weight_norm | @W@ | .708, .821 |
+    | weight_norm | .104, .241 | .708, .821 |
 
     Args:
         model: a Sequential or functional model.
