@@ -88,8 +88,8 @@ class PruneDuringTraining(StepCounter):
         repair: what `remove` takes as repair. None is "least_squares" for units and "zero" for weights, which know no
             other. Three small nets with `THESIS_UNITS` up to 60 % off have by zero, mean and least squares the test
             accuracy: just after the last cut, dense .69, .79, .93, convolutional .75, .68, .92, LSTM .31, .46, .72; and
-            some epochs later .945, .947, .956; .922, .922, .930; .787, .828, .836. Least squares takes longest, so where
-            steps are very many, "mean" may serve.
+            some epochs later .945, .947, .956; .922, .922, .930; .787, .828, .836. Least squares takes longest; where
+            steps are very many "mean" may serve.
         mask: what is off from the beginning; None for what the model shows to be off.
 
     Attributes:
