@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nets import NETS
 
+import tfprune as tfp
 from tfprune import (
     LayerValues,
     keep_above,
@@ -44,6 +45,7 @@ def test_keep_top_per_group_takes_exactly_so_many_off_and_the_lowest(scores, spa
         assert values[on].min() >= values[~on].max(initial=-np.inf)
 
 
+@pytest.mark.filterwarnings("ignore:keep_top. a sparsity of .* fewer than a tenth")
 @given(groups, sparsities, st.integers(1, 4))
 def test_keep_top_globally_takes_the_lowest_that_may_go(scores, sparsity, min_units):
     mask = keep_top(scores, sparsity, scope="global", min_units=min_units)
@@ -58,12 +60,14 @@ def test_keep_top_globally_takes_the_lowest_that_may_go(scores, sparsity, min_un
             assert values[on].min() >= highest_off
 
 
+@pytest.mark.filterwarnings("ignore:keep_top. a sparsity of .* fewer than a tenth")
 @given(groups, sparsities, sparsities, st.sampled_from(["group", "global"]))
 def test_keep_top_masks_are_nested(scores, one, other, scope):
     low, high = sorted((one, other))
     assert (keep_top(scores, low, scope=scope).flat >= keep_top(scores, high, scope=scope).flat).all()
 
 
+@pytest.mark.filterwarnings("ignore:keep_top. a sparsity of .* fewer than a tenth")
 @given(groups, sparsities, st.integers(1, 5), st.sampled_from(["group", "global"]))
 def test_keep_top_rounds_the_kept_count_up(scores, sparsity, multiple, scope):
     plain = keep_top(scores, sparsity, scope=scope)
@@ -131,9 +135,40 @@ def test_keep_top_takes_exactly_the_share_of_a_kernel_off(rows, columns, sparsit
     assert sparsity > 1 - 1 / mask.size or np.array_equal(mask.ravel(), flat)
 
 
+@given(groups, st.lists(sparsities, min_size=5, max_size=5), st.integers(1, 3), st.integers(1, 3))
+def test_keep_top_takes_a_share_of_each_group(scores, shares, min_units, round_to):
+    shares = dict(list(zip(scores, shares, strict=False))[1:])
+    mask = keep_top(scores, shares, min_units=min_units, round_to=round_to)
+    assert mask.names == scores.names
+    for name, values in scores.items():
+        alone = keep_top({name: values}, shares.get(name, 0.0), min_units=min_units, round_to=round_to)
+        assert mask[name].tolist() == alone[name].tolist()
+    assert mask[scores.names[0]].all()
+
+
+def test_keep_top_of_kernels_takes_a_share_of_each():
+    mask = keep_top(KERNELS, {"a": 1.0})
+    assert not mask["a"].any() and mask["b"].all()
+
+
+WIDE = LayerValues({"small": np.linspace(0, 0.1, 40), "large": np.linspace(1, 2, 40), "few": [0.0, 0.01]})
+
+
+def test_keep_top_names_groups_that_fall_below_a_tenth():
+    with pytest.warns(UserWarning, match=r"sparsity of 0.49 .* fewer than a tenth of the units of small \(1 of 40\)\."):
+        assert keep_top(WIDE, 0.49, scope="global")["small"].sum() == 1
+    assert keep_top(WIDE, 0.42, scope="global")["small"].sum() == 7
+    # Asked for.
+    assert keep_top(WIDE, 0.95, scope="global")["large"].sum() == 3
+    assert keep_top(WIDE, 0.95)["large"].sum() == 2
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
+        ({"sparsity": {"frist": 0.5}, "scores": {"first": [1.0]}}, ValueError, "no scores of these.*mean 'first'"),
+        ({"sparsity": {"first": 1.5}}, ValueError, "sparsity: group 'first': expected a fraction from 0 to 1"),
+        ({"sparsity": {"first": 0.5}, "scope": "global"}, ValueError, "a fraction for each group needs scope='group'"),
         ({"sparsity": 1.5}, ValueError, "sparsity: expected a fraction from 0 to 1, received 1.5"),
         ({"sparsity": True}, ValueError, "sparsity: expected a fraction"),
         ({"sparsity": float("nan")}, ValueError, "sparsity: expected a fraction"),
@@ -251,7 +286,7 @@ def test_keep_budget_takes_the_fewest_of_the_lowest(name):
     model = NETS[name]()
     graph = unit_groups(model)
     scores = random_scores(graph)
-    mask = keep_budget(model, scores, parameters=0.6)
+    mask = keep_budget(model, scores, parameters=0.6, normalise=None)
     order = [unit for unit in np.argsort(scores.flat) if not mask.flat[unit]]
     assert scores.flat[order].tolist() == sorted(scores.flat[~mask.flat])
     assert count_parameters(graph, mask) <= 0.6 * count_parameters(graph)
@@ -284,6 +319,80 @@ def test_keep_budget_honours_min_units(dense_net):
     assert all(on.sum() >= 3 for on in mask.values())
 
 
+def wide_net():
+    widths = {"one": 40, "two": 32, "three": 24}
+    model = keras.Sequential([keras.Input((6,)), *(keras.layers.Dense(n, name=name) for name, n in widths.items())])
+    model.add(keras.layers.Dense(3))
+    return model
+
+
+def test_keep_budget_compares_groups_by_their_own_root_mean_square():
+    model = wide_net()
+    scores = random_scores(unit_groups(model))
+    scores = LayerValues({**scores, "two": np.where(np.arange(32) == 5, np.inf, 1e-3 * scores["two"])})
+    by_hand = {}
+    for name, own in scores.items():
+        finite = own[np.isfinite(own)].astype("float64")
+        by_hand[name] = own / np.sqrt(np.mean(finite**2))
+    mask = keep_budget(model, scores, parameters=0.4)
+    assert mask == keep_budget(model, by_hand, parameters=0.4, normalise=None)
+    assert mask["two"][5] and 0.3 < mask["two"].mean() < 0.9
+    # Whatever unit a group's scores have, from the smallest numbers to the largest.
+    for factor in (1e-300, 1e-30, 1e30, 1e290):
+        assert mask == keep_budget(model, {**scores, "one": factor * scores["one"]}, parameters=0.4)
+    assert mask == keep_budget(model, {**scores, "one": scores["one"].astype("float32")}, parameters=0.4)
+    assert keep_budget(model, {"one": np.zeros(40)}, parameters=0.9)["one"].sum() < 40
+
+
+@pytest.mark.parametrize(("min_share", "parameters"), [(0.1, 0.25), (0.3, 0.4), (0.5, 0.5)])
+def test_keep_budget_leaves_a_share_of_each_group(min_share, parameters):
+    model = wide_net()
+    scores = {**random_scores(unit_groups(model)), "two": np.linspace(-10, -9, 32)}
+    mask = keep_budget(model, scores, parameters=parameters, min_share=min_share, normalise=None)
+    assert mask["two"].sum() == int(np.ceil(32 * min_share)) and min(own.mean() for own in mask.values()) >= min_share
+    assert mask["two"].sum() in (4, 10, 16)
+
+
+def test_keep_budget_empties_a_group_only_if_asked_and_says_so():
+    model = wide_net()
+    scores = {**random_scores(unit_groups(model)), "two": np.linspace(-10, -9, 32)}
+    with pytest.warns(UserWarning, match=r"keep_budget: .* fewer than a tenth of the units of two \(1 of 32\)\."):
+        mask = keep_budget(model, scores, parameters=0.2, min_share=0.0, normalise=None)
+    assert mask["two"].sum() == 1
+
+
+@pytest.mark.parametrize("round_to", [1, 3, 8])
+@pytest.mark.parametrize("parameters", [0.3, 0.7])
+def test_keep_budget_in_multiples_is_the_first_of_all_steps_that_fits(round_to, parameters):
+    model = wide_net()
+    graph = unit_groups(model)
+    scores = random_scores(graph)
+    options = {"parameters": parameters, "normalise": None, "round_to": round_to}
+    mask = keep_budget(model, scores, **options)
+    order, most = np.argsort(scores.flat), parameters * count_parameters(graph)
+    for steps in range(len(order)):
+        gone = set(order[:steps])
+        slow, start = {}, 0
+        for name, own in scores.items():
+            left = sum(start + unit not in gone for unit in range(len(own)))
+            left = min(len(own), -(-max(left, int(np.ceil(0.1 * len(own)))) // round_to) * round_to)
+            slow[name] = np.isin(np.arange(len(own)), np.argsort(own)[len(own) - left :])
+            start += len(own)
+        if count_parameters(graph, slow) <= most:
+            break
+    assert mask == LayerValues(slow)
+    assert all(own.sum() % round_to == 0 or own.all() for own in mask.values())
+
+
+@pytest.mark.parametrize("round_to", [1, 2])
+def test_keep_budget_in_multiples_keeps_both_directions_equally_wide(round_to):
+    model = NETS["bidirectional_concat"]()
+    mask = keep_budget(model, random_scores(unit_groups(model)), parameters=0.6, round_to=round_to)
+    assert all(own.sum() % round_to == 0 or own.all() for own in mask.values()) and not mask.flat.all()
+    # It refuses directions of different sizes.
+    tfp.remove(model, mask)
+
+
 def test_keep_budget_keeps_both_directions_equally_wide():
     model = NETS["bidirectional_concat"]()
     graph = unit_groups(model)
@@ -314,8 +423,13 @@ def test_keep_budget_leaves_a_direction_whose_partner_has_no_scores():
         (
             None,
             {"parameters": 0.01},
-            r"parameters: a share of 0.01 cannot be reached. With min_units=1 .* share of 0\.",
+            r"parameters: a share of 0.01 cannot be reached. With min_units=1, min_share=0.1 and round_to=1 .* share "
+            r"of 0\..*smaller floor",
         ),
+        (None, {"parameters": 0.5, "round_to": 0}, "round_to: expected a positive integer, received 0"),
+        (None, {"parameters": 0.5, "min_share": 1.5}, "min_share: expected a fraction from 0 to 1, received 1.5"),
+        (None, {"parameters": 0.5, "normalise": "layer"}, "normalise: expected 'group' or None, received 'layer'"),
+        (None, {"parameters": 0.3, "min_share": 0.8}, "a share of 0.3 cannot be reached.*min_share=0.8"),
         (None, {"flops": 0.01}, "flops: a share of 0.01 cannot be reached"),
         (None, {"parameters": 0.5, "min_units": 0}, "min_units: expected a positive integer"),
         ({"frist": np.ones(5)}, {"parameters": 0.5}, "unknown groups.*did you mean 'first'"),
@@ -344,7 +458,7 @@ def test_keep_budget_refuses_open_lengths_for_flops_only():
 
 def test_a_budget_of_flops_says_which_layers_it_cannot_count(monkeypatch):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(8, name="first"), keras.layers.Dense(2)])
-    monkeypatch.setattr(select, "guessed_flops", lambda graph: ("first",))
+    monkeypatch.setattr(select.budget, "guessed_flops", lambda graph: ("first",))
     with pytest.warns(UserWarning, match="flops: first count too little"):
         mask = keep_budget(model, LayerValues({"first": np.arange(8.0)}), flops=0.5)
     assert 0 < mask["first"].sum() < 8

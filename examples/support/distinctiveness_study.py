@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -116,7 +118,8 @@ def _others(model: keras.Model, x: np.ndarray, mask: tfp.LayerValues, measured: 
     """Other scores with as many units of each layer gone as under `mask`."""
     result = {}
     for score, function in SCORES.items():
-        scores = function(model, x)
+        with _few_samples():
+            scores = function(model, x)
         own = tfp.LayerValues({name: _lowest_off(scores[name], int((~kept).sum())) for name, kept in mask.items()})
         for repair in REPAIRS:
             result[f"others/{score}/{repair}"] = measured(_removed(model, own, repair, x))["accuracy"]
@@ -124,10 +127,16 @@ def _others(model: keras.Model, x: np.ndarray, mask: tfp.LayerValues, measured: 
 
 
 def _removed(model: keras.Model, mask: tfp.LayerValues, repair: str, x: np.ndarray) -> keras.Model:
-    with warnings.catch_warnings():
-        # The tables are small, and all repairs are compared on the same rows.
-        warnings.filterwarnings("ignore", "data: repair", UserWarning)
+    with _few_samples():
         return tfp.remove(model, mask, repair=repair, data=x)
+
+
+@contextlib.contextmanager
+def _few_samples() -> Iterator[None]:
+    """The tables are small, and all scores and repairs are compared on the same rows."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "data: .* samples; below", UserWarning)
+        yield
 
 
 def _lowest_off(scores: np.ndarray, count: int) -> np.ndarray:

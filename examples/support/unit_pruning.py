@@ -113,7 +113,8 @@ def prune_by_schedule(*, seed: int, optimizer: str, pruned: bool, mnist: str | N
     if pruned:
         schedule = tfp.schedules.by_epoch(tfp.schedules.THESIS_UNITS)
         data = thesis.sample(training, NUM_SAMPLES, seed)
-        callbacks.append(tfp.training.PruneDuringTraining(tfp.saliency.mean_replacement, schedule, data))
+        prune = tfp.training.PruneDuringTraining(tfp.saliency.mean_replacement, schedule, data, repair="mean")
+        callbacks.append(prune)
     model.fit(*training, batch_size=BATCH_SIZE, epochs=epochs, callbacks=callbacks, verbose=0)
     small = tfp.remove(model, callbacks[-1].mask) if pruned else model
     loss, accuracy = real_nets.compile_classifier(small).evaluate(*test, batch_size=500, verbose=0)

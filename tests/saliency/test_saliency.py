@@ -13,6 +13,8 @@ from tfprune import saliency
 from tfprune.objectives import sample_loss
 from tfprune.statistics import exit_means
 
+# Formulas are compared, whatever they are worth.
+pytestmark = pytest.mark.filterwarnings("ignore:data. saliency.least_squares has .* samples; below 300")
 CONTRACT = [
     *["dense_chain", "conv_2d", "grouped_conv_position", "separable_conv", "einsum_two_new_axes", "embedding_mask"],
     *["lstm_stacked", "bidirectional_concat", "transformer_block", "batch_norm", "group_norm", "reshape_tied"],

@@ -15,6 +15,7 @@ from tfprune.distinctiveness.centres import auto_centre, between
 from tfprune.distinctiveness.heads import head_vectors
 from tfprune.distinctiveness.vectors import Vectors, pooled
 from tfprune.graph import Group, UnitGraph, unit_groups
+from tfprune.graph.finite import check_finite_weights
 from tfprune.graph.kernels import making_kernels
 from tfprune.graph.step import Exit
 from tfprune.graph.wiring import Wiring, pulled_back
@@ -40,6 +41,7 @@ def checked_groups(
     if kind == "weights" and centre != "auto":
         raise ValueError(f"centre: vectors of weights have none, received {centre!r}. Leave it at 'auto'.")
     graph = unit_groups(model)
+    check_finite_weights(model)
     names = graph.choose(layers)
     if not names:
         raise ValueError(

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from tfprune.data import Batch, as_batches
 from tfprune.files import atomic_write, check_writable_folder
 from tfprune.graph import unit_groups
+from tfprune.graph.finite import check_finite_weights
 from tfprune.masking.build import ON_NODES, MaskedModel, masked_model, on_nodes_input
 from tfprune.masking.steps import MaskedSteps, Steps, pieces, tensors_of
 from tfprune.objectives import check_classes, describe_loss, sample_loss
@@ -85,6 +86,7 @@ def sweep(
     position = on_nodes_input(model)
     if position is not None and (layers is not None or replacement is not None):
         raise ValueError("layers, replacement: the model is masked already; give them to with_on_nodes instead.")
+    check_finite_weights(model)
     sizes = _sizes(model, position, layers)
     rows = _checked_masks(masks, sizes)
     if save_to is not None:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from tfprune.cache import Recent
 from tfprune.data import Batches, as_batches
+from tfprune.graph.finite import check_finite_weights
 from tfprune.graph.walk import call_operation, run_flat, samples_at_once
 from tfprune.graph.weights import KernelWeight, choose_kernels
 from tfprune.objectives import check_classes, describe_loss, sample_loss
@@ -70,6 +71,7 @@ def task(model: keras.Model, data: Any, layers: Any, loss: Any, score: str) -> T
         ValueError: if model, names, data, targets or loss do not fit.
     """
     kernels = choose_kernels(model, layers)
+    check_finite_weights(model)
     if data is None:
         raise TypeError(
             f"saliency.weights.{score} needs data with targets: weights.{score}(model, (x, y)), a tf.data.Dataset or a "

@@ -31,6 +31,8 @@ def distinctiveness(
 
     Works with any schedule; angles know nothing of how strongly a unit is read.
 
+    Comparable between groups as an angle; it does not say what a layer is worth.
+
     Args:
         model: a Sequential or functional model.
         data: whatever `model.fit` takes; targets are not looked at. None for vectors="weights".

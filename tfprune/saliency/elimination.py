@@ -11,10 +11,12 @@ import numpy as np
 from scipy.linalg.blas import dgemm
 from threadpoolctl import threadpool_limits
 
+from tfprune.data import as_batches
 from tfprune.graph import Group, UnitGraph
 from tfprune.graph.kernels import reading_kernel
 from tfprune.graph.step import Exit
 from tfprune.graph.wiring import Wiring
+from tfprune.repair.samples import Fit, warn_of_few_samples
 from tfprune.saliency.units import check_data, chosen_groups, weight_norm
 from tfprune.statistics import ExitStatistics, exit_statistics, unit_statistics
 from tfprune.units import LayerValues
@@ -44,9 +46,13 @@ def least_squares(
     Where no kernel that can be told reads a group (only norms or dot products), its units score the variance of their
     values; heads of attention, which show in no tensor, the sum of their squared incoming weights.
 
+    Comparable between groups as far as what reads them has one scale, as before batch normalizations; a unit's cost
+    counts what went before it in its group, so that a budget seldom empties a group.
+
     Args:
         model: a Sequential or functional model.
-        data: whatever `model.fit` takes; targets are not looked at. 1,000 samples or more.
+        data: whatever `model.fit` takes; targets are not looked at. 1,000 samples or more; below 300 there is a
+            warning.
         layers: names of groups or layers; None takes all units that can be removed.
         ridge: what is added to the diagonal of the covariances, as a share of its mean.
 
@@ -60,7 +66,7 @@ def least_squares(
 
     Example:
         >>> net = keras.Sequential([keras.Input((1,)), keras.layers.Dense(3, name="hidden"), keras.layers.Dense(1)])
-        >>> scores = least_squares(net, np.random.default_rng(0).normal(size=(50, 1)))["hidden"]
+        >>> scores = least_squares(net, np.random.default_rng(0).normal(size=(300, 1)))["hidden"]
         >>> int((scores > 1e-4).sum())        # three functions of one number, all linear: one of them is enough
         1
 
@@ -80,10 +86,18 @@ def least_squares(
             # Updates of rank one are bound by memory: more threads only wait for each other.
             with threadpool_limits(1, user_api="blas"):
                 scores[name] = _rising(*eliminated(problems, graph[name].size))
+    _warn_of_few(as_batches(data, model, targets="ignore").num_samples, readers.fits)
     left = [name for name in names if name not in scores]
     if left:
         scores |= _without_reader(model, data, left)
     return LayerValues({name: scores[name] for name in names})
+
+
+def _warn_of_few(num_samples: int | None, fits: list[Fit]) -> None:
+    """Warns of too few samples; where their number is not told, by the fewest rows, which are no fewer than samples."""
+    if fits:
+        least = min(fit.rows for fit in fits)
+        warn_of_few_samples("saliency.least_squares", least if num_samples is None else num_samples, fits, stacklevel=3)
 
 
 def _without_reader(model: keras.Model, data: Any, names: list[str]) -> dict[str, np.ndarray]:
@@ -129,6 +143,12 @@ class _Readers:
                 exits.setdefault((id(exit.node), id(exit.operation), id(exit.tensor), exit.axis), exit)
         self._statistics: ExitStatistics = exit_statistics(model, data, list(exits.values()))
         self._readings = [own for exit in exits.values() if (own := self._reading(exit)) is not None]
+
+    @property
+    def fits(self) -> list[Fit]:
+        """The regressions that stand behind the scores, one for each place that kernels read."""
+        moments = [(exit.name, self._statistics[exit]) for exit, _, _ in self._readings]
+        return [Fit(name, own.count, len(own.mean)) for name, own in moments]
 
     def _reading(self, exit: Exit) -> tuple[Exit, np.ndarray, np.ndarray] | None:
         """Returns an exit with the columns `(channels,)` and W W^T `(channels, channels)` of what it reads."""

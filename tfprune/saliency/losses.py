@@ -45,6 +45,9 @@ def on_nodes_gradient(
     With `on_nodes` the mask of a model whose units are zero when off, the score is the mean over samples of
     `|d loss_k / d on_nodes|`; that is `|sum over exits of x * d loss_k / d x|`. One backward pass serves all units.
 
+    In the unit of the loss, and so comparable between groups for one unit at a time; a whole group costs more than its
+    units add up to, so that a budget or scope="global" empties groups: see `keep_budget`.
+
     Args:
         model: a Sequential or functional model.
         data: inputs and targets, whatever `model.fit` takes.
@@ -86,6 +89,9 @@ def mean_replacement(
     the absolute value, which is `|d loss_k / d on_nodes|` of the model whose units are replaced by their means when
     off. Mean and gradient are taken where kernels read the unit, as there the repair folds the mean in; the thesis took
     them before the nonlinearity. For heads of attention the replacement is zero.
+
+    In the unit of the loss, and so comparable between groups for one unit at a time; a whole group costs more than its
+    units add up to, so that a budget or scope="global" empties groups: see `keep_budget`.
 
     Args:
         model: a Sequential or functional model.
@@ -133,6 +139,9 @@ def mean_replacement_penalty(
     `MRP_i` is the mean over samples of `|loss_k(unit i replaced by its mean) - loss_k|`. What lies before a unit runs
     once, so that the score of all units costs far less than a forward pass for each. Replaced by zero instead are heads
     of attention and what a norm sums over.
+
+    In the unit of the loss, and so comparable between groups for one unit at a time; a whole group costs more than its
+    units add up to, so that a budget or scope="global" empties groups: see `keep_budget`.
 
     Args:
         model: a Sequential or functional model.
@@ -198,6 +207,9 @@ def loss_change(
     replacement: LayerValues | None = None,
 ) -> LayerValues:
     """Scores each unit by how much the mean loss rises when that unit alone is off: exact, one forward pass a unit.
+
+    In the unit of the loss, and so comparable between groups for one unit at a time; a whole group costs more than its
+    units add up to, so that a budget or scope="global" empties groups: see `keep_budget`.
 
     Args:
         model: a Sequential or functional model.

@@ -28,6 +28,8 @@ def nonzero_fraction(
     into the next biases. What counts as incoming and outgoing is as for `weight_norm`; a unit that no kernel reads is
     judged by its incoming weights.
 
+    Comparable between groups as a share; it does not say what a layer is worth.
+
     Args:
         model: a Sequential or functional model.
         data: not looked at.

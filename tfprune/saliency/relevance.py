@@ -31,6 +31,9 @@ def relevance(
     targets: by default each sample is explained by the class that the model predicts. Take it where units are to be
     kept that make up the model's answers, right or wrong. The heads of attention show in no tensor and score zero.
 
+    Not comparable between groups of different sizes: what the units of a layer are given adds up to about the same in
+    every layer.
+
     Args:
         model: a Sequential or functional model with one output.
         data: inputs, whatever `model.fit` takes; targets are not looked at.
@@ -73,6 +76,9 @@ def conductance(
 
     `sum over the way of dF / dy * (y(k + 1) - y(k))`; over a layer that cuts the net in two that makes F(x) less
     F(baseline).
+
+    Not comparable between groups of different sizes: what the units of a layer are given adds up to about the same in
+    every layer.
 
     Args:
         model: a Sequential or functional model with one output and float inputs.

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tfprune.graph import UnitGraph, unit_groups
+from tfprune.graph.finite import check_finite_weights
 from tfprune.graph.kernels import making_kernels, reading_kernel
 from tfprune.statistics import unit_statistics
 from tfprune.units import LayerValues
@@ -21,9 +22,10 @@ def chosen_groups(model: keras.Model, layers: Iterable[str] | str | None) -> tup
     """Reads a model and returns its units with the names of the groups to score.
 
     Raises:
-        ValueError: if there is nothing to score, or a name is unknown.
+        ValueError: if there is nothing to score, a name is unknown, or a weight is NaN or infinite.
     """
     graph = unit_groups(model)
+    check_finite_weights(model)
     names = graph.choose(layers)
     if not names:
         raise ValueError(
@@ -56,6 +58,8 @@ def weight_norm(
     in all layers of its group, all gates of a recurrent layer and its recurrent kernel included, and for a head of
     attention its query, key and value projections; biases and norms do not count. Outgoing weights are the kernels that
     read the unit, at every position; where a norm or a dot product reads it, there are none.
+
+    Not comparable between groups: a norm grows with the number of weights, and each layer has its own scale.
 
     Args:
         model: a Sequential or functional model.
@@ -135,6 +139,8 @@ def random(
 ) -> LayerValues:
     """Scores each unit by a random number: the yardstick that every other score has to beat.
 
+    Comparable between groups.
+
     Args:
         model: a Sequential or functional model.
         data: not looked at.
@@ -175,6 +181,8 @@ def activation_std(
     at most s times the norm of its outgoing weights, in the root mean square. Heads of attention show in no tensor;
     they are scored by the L2 norm of their incoming weights instead.
 
+    Not comparable between groups: each layer has its own scale.
+
     Args:
         model: a Sequential or functional model.
         data: whatever `model.fit` takes; targets are not looked at.
@@ -214,6 +222,8 @@ def zero_fraction(model: keras.Model, data: Any = None, *, layers: Iterable[str]
     Made for relu; where an activation never gives an exact zero, all units score 1, and so do heads of attention, which
     show in no tensor.
 
+    Comparable between groups as a share; it does not say what a layer is worth.
+
     Args:
         model: a Sequential or functional model.
         data: whatever `model.fit` takes; targets are not looked at.
@@ -245,6 +255,8 @@ def batch_norm_scale(model: keras.Model, data: Any = None, *, layers: Iterable[s
 
     Made for networks trained with an L1 penalty on the scales. Groups that no batch normalization with a scale follows
     get no scores: they are missing from the result, and so from the mask that is made of it.
+
+    Comparable between groups where the same penalty was put on all scales in training, as in the source; otherwise not.
 
     Args:
         model: a Sequential or functional model.

@@ -23,6 +23,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.graph.finite import check_finite_weights
 from tfprune.graph.weights import choose_kernels
 from tfprune.saliency import derivatives
 from tfprune.units import LayerValues
@@ -70,6 +71,8 @@ def magnitude(
 ) -> LayerValues:
     """Scores each weight by its size `|w|`: the cheapest score and the steadiest.
 
+    Not comparable between kernels: each layer has its own scale.
+
     Args:
         model: a Sequential or functional model.
         data: not looked at.
@@ -94,6 +97,7 @@ def magnitude(
     Reference: U. Evci (2018), "Detecting dead weights and units in neural networks", table 2.1.
     """
     kernels = choose_kernels(model, layers)
+    check_finite_weights(model)
     return LayerValues({name: np.abs(_numbers(kernel.variable)) for name, kernel in kernels.items()})
 
 
@@ -108,6 +112,8 @@ def taylor1(
     eps: float = 1e-2,
 ) -> LayerValues:
     """Scores each weight by the first-order estimate of the change of the loss, `dw * dL/dw`.
+
+    In the unit of the loss, and so comparable between kernels for one weight at a time.
 
     Args:
         model: a Sequential or functional model.
@@ -156,6 +162,8 @@ def taylor2(
     thesis ranks by, with its lambda = 1; for other factors add `taylor1` and a multiple of `hessian`. With "diagonal"
     it is `dw * g + 1/2 * H_ii * dw^2`, the expansion of what happens when this weight alone moves.
 
+    In the unit of the loss, and so comparable between kernels for one weight at a time.
+
     Args:
         model: a Sequential or functional model.
         data: inputs and targets, whatever `model.fit` takes.
@@ -203,6 +211,8 @@ def hessian(
     is `1/2 * H_ii * dw^2`. No Hessian is ever stored. `H` is that of the kernels that are scored, so that with
     "row_sum" `layers` matters to the numbers.
 
+    In the unit of the loss, and so comparable between kernels for one weight at a time.
+
     Args:
         model: a Sequential or functional model.
         data: inputs and targets, whatever `model.fit` takes.
@@ -246,6 +256,8 @@ def loss_change(
     One forward pass per weight and batch, from the weight's own layer on; a progress bar shows where it is. Choose
     `layers` for large models.
 
+    In the unit of the loss, and so comparable between kernels for one weight at a time.
+
     Args:
         model: a Sequential or functional model.
         data: inputs and targets, whatever `model.fit` takes.
@@ -283,6 +295,8 @@ def random(
 ) -> LayerValues:
     """Scores each weight by a random number: the yardstick that every other score has to beat.
 
+    Comparable between kernels.
+
     Args:
         model: a Sequential or functional model.
         data: not looked at.
@@ -306,6 +320,7 @@ def random(
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0):
         raise ValueError(f"random: `seed` expects a whole number of at least 0, or None; received {seed!r}.")
     kernels = choose_kernels(model, layers)
+    check_finite_weights(model)
     entropy = np.random.SeedSequence().entropy if seed is None else int(seed)
     return LayerValues(
         {

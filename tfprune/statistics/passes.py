@@ -14,6 +14,7 @@ from keras.src import backend
 
 from tfprune.cache import Recent
 from tfprune.data import as_batches
+from tfprune.graph.finite import check_finite_weights
 from tfprune.graph.walk import ancestors, call_operation, run_flat
 from tfprune.layers import entering_states
 
@@ -97,7 +98,12 @@ class Place:
 
 
 def measured(model: keras.Model, data: Any, places: list[Place], matrix: bool) -> list[Moments]:
-    """Returns the moments at each place over all data."""
+    """Returns the moments at each place over all data.
+
+    Raises:
+        ValueError: if a weight of the model is NaN or infinite, or the data do not fit.
+    """
+    check_finite_weights(model)
     run = _pass_of(model, places, matrix)
     batches = as_batches(data, model, batch_size=run.samples_at_once, targets="ignore")
     if not places:

@@ -50,7 +50,8 @@ def remove_dead(model: keras.Model, data: Any, tolerance: float = 0.0) -> keras.
     on = ~_dead_units(graph, data, tolerance)
     _keep_one(graph, on)
     _keep_equal(graph, on)
-    cut = cut_out(graph, on, mean, data)
+    # Constants are known from a single sample.
+    cut = cut_out(graph, on, mean, data, warns=False)
     compile_like(model, cut, keep_optimizer=False)
     return cut.model
 

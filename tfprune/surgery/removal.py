@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfprune.data import as_batches
 from tfprune.graph import UnitGraph, unit_groups
+from tfprune.graph.finite import check_finite_weights
 from tfprune.masking import refuse_masked
 from tfprune.repair import Repair, find_repair
 from tfprune.surgery.rebuild import Cut, compile_like
 from tfprune.surgery.repairing import Repairer, needs_bias
 from tfprune.units import LayerValues, check_like
-
-_FEW_SAMPLES = 300
 
 
 def remove(
@@ -47,7 +44,7 @@ def remove(
         repair: one of the names above, "zero", a `tfprune.repair.Repair` such as `merge(...)`, or a function that takes
             `tfprune.repair.Channels` and returns `(A, c)`: units are guessed as `left @ A + c`.
         data: inputs for the repairs that need them, whatever `model.fit` takes; targets are not used. About 2000
-            samples are enough.
+            samples are enough; below 300 there is a warning.
         sequential: False fits every reader to the original's activations alone, without regard to what the repairs
             before it leave: cheaper to reason about, and decidedly worse on deep models.
         keep_optimizer: whether the new model's optimizer gets the old one's moments, cut likewise.
@@ -58,7 +55,8 @@ def remove(
 
     Raises:
         ValueError: if the mask does not fit, empties a group, or leaves a Bidirectional unequal; if a repair lacks data
-            or cannot be used on a layer; if a layer cannot be built anew.
+            or cannot be used on a layer, or a weight that it would look at is NaN or infinite; if a layer cannot be
+            built anew.
         TypeError: if `model`, `mask` or `repair` is of the wrong kind.
 
     Example:
@@ -75,31 +73,31 @@ def remove(
     if repair.check is not None:
         repair.check({name: on[group.start : group.start + group.size] for name, group in graph.items()})
     if repair.needs_data:
-        _check_data(model, data, repair.name)
+        _check_data(data, repair.name)
     cut = cut_out(graph, on, repair, data, sequential=sequential)
     compile_like(model, cut, keep_optimizer=keep_optimizer)
     return cut.model
 
 
-def cut_out(graph: UnitGraph, on: np.ndarray, repair: Repair, data: Any, *, sequential: bool = True) -> Cut:
-    """Cuts and repairs, everything checked already; the new model is not compiled."""
+def cut_out(
+    graph: UnitGraph, on: np.ndarray, repair: Repair, data: Any, *, sequential: bool = True, warns: bool = True
+) -> Cut:
+    """Cuts and repairs, everything but the weights checked already; the new model is not compiled.
+
+    With `warns` a repair that has too few samples says so.
+    """
     repairs = repair.guess is not None and not on.all()
+    if repairs:
+        check_finite_weights(graph.model)
     cut = Cut(graph, on, needs_bias(graph, on) if repairs else ())
     if repairs:
-        Repairer(cut, repair, data, sequential=sequential).run()
+        Repairer(cut, repair, data, sequential=sequential, warns=warns).run()
     return cut
 
 
-def _check_data(model: keras.Model, data: Any, name: str) -> None:
+def _check_data(data: Any, name: str) -> None:
     if data is None:
         raise ValueError(f"data: repair {name!r} learns from data. Pass inputs, about 2000 samples: data=x.")
-    count = as_batches(data, model, targets="ignore").num_samples
-    if count is not None and count < _FEW_SAMPLES:
-        warnings.warn(
-            f"data: repair {name!r} has {count} samples; below {_FEW_SAMPLES} it may lose one to ten points of "
-            "accuracy against 2000.",
-            stacklevel=3,
-        )
 
 
 def _layer_names(graph: UnitGraph) -> set[str]:

@@ -16,7 +16,8 @@ from tfprune.graph import UnitGraph
 from tfprune.repair.gates import is_gated, refit_gates
 from tfprune.repair.moments import Moments, fit, row_sums
 from tfprune.repair.readers import MOST_COLUMNS, Reading, picked_positions
-from tfprune.repair.rules import Channels, Repair
+from tfprune.repair.rules import Channels, Repair, affine, least_squares
+from tfprune.repair.samples import Fit, warn_of_few_samples
 from tfprune.surgery.activations import Activations, Program
 from tfprune.surgery.rebuild import Cut, can_get_bias
 from tfprune.surgery.sites import Addition, Followers, Site, batch_size_for, find_sites
@@ -76,14 +77,17 @@ class Repairer:
         repair: what to do.
         data: the data for repairs that need it, whatever `model.fit` takes; only inputs are used.
         sequential: False fits everything to the original's own activations.
-        norms: the batch norm behind a layer, by the layer's `id`, for layers whose constants go there.
+        warns: whether to warn where samples are too few.
     """
 
-    def __init__(self, cut: Cut, repair: Repair, data: Any, *, sequential: bool):
+    def __init__(self, cut: Cut, repair: Repair, data: Any, *, sequential: bool, warns: bool = True):
         self._cut = cut
         self._repair = repair
         self._data = data
         self._sequential = sequential
+        self._warns = warns
+        self._num_samples: int | None = None
+        self._fits: list[Fit] = []
         self._followers = Followers(cut)
         self._later: tuple[set, set] = (set(), set())
         self._pending: set[int] = set()
@@ -108,6 +112,8 @@ class Repairer:
                 self._site(site, kernels, done)
                 changed.add(site)
             done.add(site)
+        if self._warns and self._num_samples is not None:
+            warn_of_few_samples(f"repair {self._repair.name!r}", self._num_samples, self._fits, stacklevel=4)
 
     def _open(self, sites: list[Site]) -> None:
         """Makes ready what runs the data through both models."""
@@ -231,7 +237,7 @@ class Repairer:
             pending = self._pending if side else set()
             sides.append((calls, makers, activations.values(wanted, self._later[side], pending)))
         (old_calls, old_makers, old_values), (new_calls, new_makers, new_values) = sides
-        odd = 0
+        odd = num_samples = 0
         for old, new in zip(old_values, new_values, strict=True):
             extra = None
             if addition is not None:
@@ -239,7 +245,9 @@ class Repairer:
                 extra = _compensation(addition, *errors, self._cut)
             for one, other in zip(old_calls, new_calls, strict=True):
                 yield self._cut_beside(one.node, one.named_arguments(old)), other.named_arguments(new), extra, odd
-            odd = (odd + keras.tree.flatten(_tensors(one.named_arguments(old)))[0].shape[0]) % 2
+            length = keras.tree.flatten(_tensors(one.named_arguments(old)))[0].shape[0]
+            odd, num_samples = (odd + length) % 2, num_samples + length
+        self._num_samples = num_samples
 
     def _cut_beside(self, node: Any, arguments: dict) -> dict:
         """Takes what is kept along axes of units that a dense layer does not contract over: other rows of its input."""
@@ -262,6 +270,9 @@ class Repairer:
             x, z = rows(old, new, extra)
             for half, sums in zip(halves, _halved_sums(x, z, num_samples, odd), strict=True):
                 half.add(sums)
+        if self._repair in (affine, least_squares):
+            rows = int(sum(half.count for half in halves))
+            self._fits.append(Fit(site.name, rows, shape[0]))
         return halves
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import numbers
 import os
+import warnings
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +22,7 @@ from tfprune.graph import unit_groups
 from tfprune.masking import refuse_masked
 from tfprune.statistics import exit_means
 from tfprune.training.liveness_values import GradientPass
-from tfprune.training.pruning import check_enough
+from tfprune.training.scoring import check_enough
 from tfprune.training.stepping import StepCounter, refuse_uncompiled
 from tfprune.training.tensorboard import SummaryWriter
 from tfprune.units import LayerValues
@@ -156,7 +158,8 @@ class LivenessMonitor(StepCounter):
 
     Attributes:
         record: a `LivenessRecord`, None before the first `fit`.
-        frozen: which units were frozen when they were measured last, bool by group name.
+        frozen: which units were frozen when they were measured last, bool by group name. After `fit` there is a warning
+            if the weights are no longer those of its last epoch, as `EarlyStopping(restore_best_weights=True)` does.
         dead: likewise, which were dead.
 
     Raises:
@@ -198,6 +201,7 @@ class LivenessMonitor(StepCounter):
         self._writer: SummaryWriter | None = None
         self.record: LivenessRecord | None = None
         self._measured_at: int | None = None
+        self._left: int | None = None
 
     @property
     def frozen(self) -> LayerValues:
@@ -214,12 +218,20 @@ class LivenessMonitor(StepCounter):
             raise ValueError(
                 f"LivenessMonitor: nothing is {verdict} or not before `fit` has begun; there is no record."
             )
+        if self._left is not None and self._left != _fingerprint(self.model):
+            warnings.warn(
+                f"LivenessMonitor: which units are {verdict} was measured at step {self.record.step[-1]} of a training "
+                f"that ended after {self._epoch + 1} epochs, but the weights of {self.model.name!r} are others now: a "
+                "callback such as EarlyStopping(restore_best_weights=True) has brought them back, or they were loaded "
+                "or trained on. A fit with this callback measures again.",
+                stacklevel=3,
+            )
         return self.record.last(verdict)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Checks everything and makes ready."""
         self.begin()
-        self._measured_at, self._next = None, 0
+        self._measured_at, self._next, self._left = None, 0, None
         model = self.model
         refuse_uncompiled(model, "LivenessMonitor")
         refuse_masked(model)
@@ -255,11 +267,12 @@ class LivenessMonitor(StepCounter):
         if self._every is None or step >= self._next:
             self._measure(step, epoch + 1)
         self._save()
+        self._now = _fingerprint(self.model)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Saves what is left and lets go of the model."""
         self._save()
-        self._gradients = None
+        self._gradients, self._left = None, self._now
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -312,6 +325,15 @@ def measured(model: keras.Model, data: Any, names: tuple[str, ...], gradients: G
         "incoming_norm": saliency.weight_norm(model, layers=names, order=2),
         "outgoing_norm": saliency.weight_norm(model, layers=names, order=2, which="outgoing"),
     }
+
+
+def _fingerprint(model: keras.Model) -> int:
+    """Returns a number that changes when a weight does."""
+    result = 0
+    for variable in model.weights:
+        if keras.backend.is_float_dtype(variable.dtype):
+            result = zlib.crc32(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes(), result)
+    return result
 
 
 def _counts(values: dict[str, np.ndarray], groups: dict[str, int]) -> np.ndarray:

@@ -15,8 +15,8 @@ from tfprune.masking import refuse_masked
 from tfprune.repair import find_repair
 from tfprune.schedules import Schedule, as_schedule
 from tfprune.surgery import remove
-from tfprune.training.pruning import (
-    PruningStep,
+from tfprune.training.pruning import PruningStep
+from tfprune.training.scoring import (
     call_saliency,
     check_enough,
     check_saliency,

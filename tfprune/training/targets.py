@@ -86,6 +86,7 @@ class Units:
             raise ValueError(
                 f"model {model.name!r} has no units that can be held off: {self.left_out}.\n{self.graph!r}"
             )
+        self._warned = False
         own = own_weights(model)
         self._weights = [
             weight
@@ -136,6 +137,10 @@ class Units:
 
         A group of which nothing would be left was not pruned but initialised with zeros.
         """
+        return _all_on_where_empty(self.alive())
+
+    def alive(self) -> LayerValues:
+        """Returns for each unit whether any of its weights is not zero."""
         alive = np.zeros(self.graph.num_units, bool)
         for weight in self._weights:
             nonzero = keras.ops.convert_to_numpy(weight.variable) != 0
@@ -144,11 +149,7 @@ class Units:
                     columns = self.graph.columns(ids)
                     along = nonzero.any(tuple(k for k in range(nonzero.ndim) if k != axis))
                     np.logical_or.at(alive, columns[columns >= 0], along[columns >= 0])
-        mask = {}
-        for name, size in self.sizes.items():
-            own = alive[self.graph[name].start :][:size]
-            mask[name] = own if own.any() else np.ones(size, bool)
-        return LayerValues(mask)
+        return LayerValues({name: alive[self.graph[name].start :][:size] for name, size in self.sizes.items()})
 
     def check_repair(self, repair: Repair) -> None:
         """Raises ValueError where a repair has constants that the model has no place for."""
@@ -172,7 +173,8 @@ class Units:
         if repair.guess is None:
             return
         on = self.flat(mask)
-        cut = cut_out(self.graph, on, repair, data)
+        cut = cut_out(self.graph, on, repair, data, warns=not self._warned)
+        self._warned = True
         for old, new in zip(self.graph.model.weights, cut.model.weights, strict=True):
             value = keras.ops.convert_to_numpy(old).copy()
             value[self._places(cut, old)] = keras.ops.convert_to_numpy(new)
@@ -197,6 +199,7 @@ class Weights:
         layers: names of kernels, layers or nested models; None takes all kernels.
 
     Attributes:
+        sizes: the shapes of the kernels.
         left_out: nothing; any weight can be held at zero.
 
     Raises:
@@ -206,7 +209,7 @@ class Weights:
     def __init__(self, model: keras.Model, layers: Iterable[str] | str | None):
         self._all = tuple(kernel_weights(model))
         self._kernels = {name: kernel.variable for name, kernel in choose_kernels(model, layers).items()}
-        self._shapes = {name: tuple(kernel.shape) for name, kernel in self._kernels.items()}
+        self.sizes = {name: tuple(kernel.shape) for name, kernel in self._kernels.items()}
         self.left_out: dict[str, str] = {}
 
     @property
@@ -220,8 +223,8 @@ class Weights:
         Raises:
             ValueError: if it does not fit.
         """
-        mask = check_like(mask, self._shapes, "mask", partial=True, boolean=True)
-        return LayerValues({name: mask.get(name, np.ones(shape, bool)) for name, shape in self._shapes.items()})
+        mask = check_like(mask, self.sizes, "mask", partial=True, boolean=True)
+        return LayerValues({name: mask.get(name, np.ones(shape, bool)) for name, shape in self.sizes.items()})
 
     def check_scores(self, scores: LayerValues, mask: LayerValues, what: str) -> LayerValues:
         """Returns the scores of the kernels that are pruned, looked at as those of units are."""
@@ -239,11 +242,11 @@ class Weights:
 
     def recognised(self) -> LayerValues:
         """Returns the mask that a model has been trained with: off are zeros, save in a kernel that is all zero."""
-        mask = {}
-        for name, kernel in self._kernels.items():
-            nonzero = keras.ops.convert_to_numpy(kernel) != 0
-            mask[name] = nonzero if nonzero.any() else np.ones(nonzero.shape, bool)
-        return LayerValues(mask)
+        return _all_on_where_empty(self.alive())
+
+    def alive(self) -> LayerValues:
+        """Returns which weights are not zero."""
+        return LayerValues({name: keras.ops.convert_to_numpy(own) != 0 for name, own in self._kernels.items()})
 
     def check_repair(self, repair: Repair) -> None:
         """Raises ValueError for any repair: there is none for single weights."""
@@ -252,6 +255,10 @@ class Weights:
 
     def repair(self, mask: LayerValues, repair: Repair, data: Any) -> None:
         """Does nothing: see `check_repair`."""
+
+
+def _all_on_where_empty(mask: LayerValues) -> LayerValues:
+    return mask.map(lambda own: own if own.any() else np.ones(own.shape, bool))
 
 
 def _outer(weight: Any, kept: Any) -> np.ndarray:
