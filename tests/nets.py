@@ -6,6 +6,7 @@ head unless the name says so. `inputs_for` makes data that fit. Names and sizes 
 
 import keras
 import numpy as np
+import pytest
 from conftest import SEED, randomise
 from keras import layers, ops
 from keras.src.applications import convnext
@@ -20,11 +21,16 @@ WALLS = {}
 """Names of the operations that cannot be read, by net; nets that are not here have none."""
 
 
-def net(build=None, *, walls=()):
-    """Puts a builder into the table; it returns `(inputs, outputs)`, or a whole model."""
+def net(build=None, *, walls=(), needs=None):
+    """Puts a builder into the table; it returns `(inputs, outputs)`, or a whole model.
+
+    Where this version of Keras lacks the layer `needs`, a test that builds the net is skipped.
+    """
 
     def keep(build):
         def make():
+            if needs and not hasattr(layers, needs):
+                pytest.skip(f"Keras {keras.__version__} has no layer {needs}")
             made = build()
             model = made if isinstance(made, keras.Model) else keras.Model(*made, name=build.__name__)
             return randomise(model)
@@ -580,7 +586,7 @@ def layer_norm():
     return x, Dense(2, name="out")(h)
 
 
-@net
+@net(needs="RMSNormalization")
 def rms_norm():
     x = keras.Input((4,), name="x")
     h = layers.RMSNormalization(epsilon=1e-2, name="norm")(Dense(6, "sigmoid", name="first")(x))
