@@ -13,6 +13,7 @@ import numpy as np
 
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.flops import Costs, guessed_flops
+from tfprune.ties import rising_order
 from tfprune.units import LayerValues, check_like
 
 SCOPES = ("group", "global")
@@ -234,9 +235,10 @@ def _removal_steps(graph: UnitGraph, scores: LayerValues, min_units: int) -> lis
         group_of[group.start : group.start + group.size] = number
         spare.append(group.size - min_units)
     together = _linked(graph, value)
-    together.sort(key=lambda columns: (float(value[columns].mean()), int(columns[0])))
+    together.sort(key=lambda columns: int(columns[0]))
+    order = rising_order(np.array([value[columns].mean() for columns in together]))
     steps = []
-    for columns in together:
+    for columns in (together[number] for number in order.tolist()):
         numbers_of = group_of[columns].tolist()
         if all(spare[number] >= numbers_of.count(number) for number in numbers_of):
             for number in numbers_of:
@@ -254,7 +256,7 @@ def _linked(graph: UnitGraph, value: np.ndarray) -> list[np.ndarray]:
             columns = np.unique(graph.columns(ids))
             columns = columns[columns >= 0]
             columns = columns[~np.isnan(value[columns])]
-            sides.append(columns[np.argsort(value[columns], kind="stable")].tolist())
+            sides.append(columns[rising_order(value[columns])].tolist())
         paired = min(map(len, sides))
         for left, right in zip(sides[0][:paired], sides[1][:paired], strict=True):
             if left in partners and right in partners and partners[left] is not partners[right]:
@@ -279,7 +281,7 @@ def _refuse_budget(least: dict[str, int], whole: dict[str, int], wanted: dict, m
 def _removal_order(scores: LayerValues, min_units: int) -> np.ndarray:
     """Returns the positions of all units that may go, the lowest scores first."""
     sizes = _sizes(scores)
-    order = np.argsort(scores.flat, kind="stable")
+    order = _rising(scores.flat, units=all(values.ndim == 1 for values in scores.values()))
     group_of = _group_of_unit(sizes)[order]
     # How many units of the same group go before this one.
     by_group = np.argsort(group_of, kind="stable")
@@ -297,8 +299,16 @@ def _group_of_unit(sizes: dict[str, int]) -> np.ndarray:
 def _highest(values: np.ndarray, count: int) -> np.ndarray:
     """Returns which of `values` are the `count` highest; of equal ones the first goes first."""
     on = np.ones(values.size, bool)
-    on[np.argsort(values, axis=None, kind="stable")[: max(0, values.size - count)]] = False
+    on[_rising(values.ravel(), units=values.ndim == 1)[: max(0, values.size - count)]] = False
     return on.reshape(values.shape)
+
+
+def _rising(values: np.ndarray, *, units: bool) -> np.ndarray:
+    """Returns the positions from the lowest to the highest; of equal ones the first comes first.
+
+    Of single weights there are so many that two differ by a millionth by chance; there equal is what is the same.
+    """
+    return rising_order(values) if units else np.argsort(values, kind="stable")
 
 
 def _floor(number: float) -> int:
