@@ -5,6 +5,8 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import keras
 import pytest
@@ -55,7 +57,7 @@ def _methods(owner):
 
 def test_what_is_enumerated():
     assert {"tfprune.surgery.removal.remove", "tfprune.units.LayerValues", "tfprune.select.keep_top"} <= set(PUBLIC)
-    assert {"tfprune.saliency.weights.magnitude", "tfprune.relevance.rules.linear.Epsilon"} <= set(PUBLIC)
+    assert {"tfprune.saliency.weights.magnitude", "tfprune.relevance.rules.linear.Flat"} <= set(PUBLIC)
     assert len(PUBLIC) > 150
 
 
@@ -99,3 +101,27 @@ def test_import_brings_nothing_heavy_that_keras_has_not_brought():
     heavy = ["sklearn", "matplotlib.pyplot", "scipy.stats", "scipy.optimize", "scipy.cluster", "scipy.spatial"]
     heavy += ["jinja2", "pandas", "distributed", "dask", "submitit", "filelock", "rich.live", "rich.progress"]
     assert not [name for name in found if any(name == own or name.startswith(own + ".") for own in heavy)]
+
+
+def _warns(category, module):
+    with warnings.catch_warnings():
+        # As pytest has set it from the project's settings.
+        try:
+            warnings.warn_explicit("old", category, "somewhere.py", 1, module=module)
+        except category:
+            return True
+    return False
+
+
+OURS = [*sorted(path.stem for path in Path(__file__).parent.rglob("*.py")), "tfprune.surgery", "tfprune", "__main__"]
+
+
+@pytest.mark.parametrize("module", OURS)
+def test_every_warning_about_our_own_code_is_an_error(module):
+    assert _warns(DeprecationWarning, module) and _warns(FutureWarning, module) and _warns(UserWarning, module)
+
+
+@pytest.mark.parametrize("module", ["matplotlib._fontconfig_pattern", "google.protobuf", "keras.src.utils", "sys"])
+def test_what_one_dependency_says_about_the_next_is_none(module):
+    assert not _warns(DeprecationWarning, module) and not _warns(PendingDeprecationWarning, module)
+    assert _warns(UserWarning, module) and _warns(RuntimeWarning, module)

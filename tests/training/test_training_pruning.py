@@ -150,6 +150,7 @@ def test_global_scope():
 
 # Ways to compile ------------------------------------------------------------------------------------------------------
 
+
 def muon():
     if not hasattr(keras.optimizers, "Muon"):
         pytest.skip(f"Keras {keras.__version__} has no Muon")
