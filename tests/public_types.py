@@ -1,4 +1,4 @@
-"""A user's program for the type checker, which `make lint` runs over it: what comes back is known, and nothing is Any."""
+"""A user's program for the type checker, which `make lint` runs over it: what comes back is known, nothing is Any."""
 
 from typing import TYPE_CHECKING
 

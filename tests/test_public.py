@@ -43,7 +43,7 @@ PUBLIC = {f"{value.__module__}.{name}": value for module in MODULES.values() for
 
 
 def _methods(owner):
-    """The public methods and properties that a class defines itself, but for those that mean what they mean in Keras."""
+    """The public methods and properties that a class brings; those of its bases mean there what they mean here."""
     for name, value in vars(owner).items():
         if name.startswith("_"):
             continue
