@@ -1,5 +1,6 @@
 """Quiet logs, fixed seeds and tiny networks for all tests."""
 
+import functools
 import os
 
 # Both are read when TensorFlow is imported. Tests run on the CPU unless CUDA_VISIBLE_DEVICES is set by hand.
@@ -22,6 +23,29 @@ tf.config.threading.set_intra_op_parallelism_threads(1)
 tf.config.threading.set_inter_op_parallelism_threads(1)
 
 SEED = 7
+
+
+def _channels_first_without_onednn():
+    """Turns convolutions of the layout NCHW about where TensorFlow has no kernel for them on this processor.
+
+    Without it such a model cannot be run there at all, whoever calls it.
+    """
+    plain = tf.nn.convolution
+    try:
+        plain(tf.zeros([1, 1, 2, 2]), tf.zeros([1, 1, 1, 1]), data_format="NCHW")
+    except tf.errors.UnimplementedError:
+
+        @functools.wraps(plain)
+        def convolution(inputs, *args, data_format=None, **kwargs):
+            if data_format != "NCHW":
+                return plain(inputs, *args, data_format=data_format, **kwargs)
+            turned = plain(tf.transpose(inputs, [0, 2, 3, 1]), *args, data_format="NHWC", **kwargs)
+            return tf.transpose(turned, [0, 3, 1, 2])
+
+        tf.nn.convolution = convolution
+
+
+_channels_first_without_onednn()
 
 
 @pytest.fixture(autouse=True)

@@ -4,14 +4,20 @@
 head unless the name says so. `inputs_for` makes data that fit. Names and sizes are part of the tests' expectations.
 """
 
+from inspect import signature
+
 import keras
 import numpy as np
+import pytest
 from conftest import SEED, randomise
 from keras import layers, ops
 from keras.src.applications import convnext
 
 VOCABULARY = 9
 """Every Embedding here has as many entries."""
+
+# Keras 3.8 knows no gates of heads.
+GATED = {"use_gate": True} if "use_gate" in signature(layers.MultiHeadAttention).parameters else {}
 
 NETS = {}
 """Builders by name."""
@@ -20,11 +26,16 @@ WALLS = {}
 """Names of the operations that cannot be read, by net; nets that are not here have none."""
 
 
-def net(build=None, *, walls=()):
-    """Puts a builder into the table; it returns `(inputs, outputs)`, or a whole model."""
+def net(build=None, *, walls=(), needs=None):
+    """Puts a builder into the table; it returns `(inputs, outputs)`, or a whole model.
+
+    Where this version of Keras lacks the layer `needs`, a test that builds the net is skipped.
+    """
 
     def keep(build):
         def make():
+            if needs and not hasattr(layers, needs):
+                pytest.skip(f"Keras {keras.__version__} has no layer {needs}")
             made = build()
             model = made if isinstance(made, keras.Model) else keras.Model(*made, name=build.__name__)
             return randomise(model)
@@ -86,13 +97,13 @@ def head_without_softmax(model):
     (output,) = model.outputs
     head = output._keras_history.operation
     if isinstance(head, layers.Softmax):
-        return keras.Model(model.inputs, head.input, name=model.name)
+        return keras.Model(model.input, head.input, name=model.name)
     if getattr(head, "activation", None) is not keras.activations.softmax:
         return model
     if isinstance(head, layers.Activation):
-        return keras.Model(model.inputs, head.input, name=model.name)
+        return keras.Model(model.input, head.input, name=model.name)
     linear = type(head).from_config({**head.get_config(), "activation": "linear"})
-    result = keras.Model(model.inputs, linear(head.input), name=model.name)
+    result = keras.Model(model.input, linear(head.input), name=model.name)
     linear.set_weights(head.get_weights())
     return result
 
@@ -513,7 +524,7 @@ def attention_masked():
     """The mask of missing entries must reach the attention; heads are gated."""
     x = keras.Input((5,), dtype="int32", name="x")
     h = layers.Embedding(VOCABULARY, 6, mask_zero=True, name="embedding")(x)
-    h = layers.MultiHeadAttention(3, 2, use_gate=True, name="heads")(h, h)
+    h = layers.MultiHeadAttention(3, 2, **GATED, name="heads")(h, h)
     return x, Dense(2, name="out")(layers.GlobalAveragePooling1D(name="mean")(h))
 
 
@@ -580,7 +591,7 @@ def layer_norm():
     return x, Dense(2, name="out")(h)
 
 
-@net
+@net(needs="RMSNormalization")
 def rms_norm():
     x = keras.Input((4,), name="x")
     h = layers.RMSNormalization(epsilon=1e-2, name="norm")(Dense(6, "sigmoid", name="first")(x))

@@ -281,7 +281,10 @@ def _project_rows(make, x):
     return layers.Reshape((3, 2))(layers.Dense(6)(x))
 
 
-_ANY = [_batch_norm, _activation, _prelu, _dropout, _layer_norm, _rms_norm]
+_ANY = [_batch_norm, _activation, _prelu, _dropout, _layer_norm]
+# Keras 3.8 has none.
+if hasattr(layers, "RMSNormalization"):
+    _ANY.append(_rms_norm)
 
 BLOCKS = {
     4: [

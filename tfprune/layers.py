@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import keras
@@ -326,9 +327,11 @@ def attended_heads(
     options = {"attention_mask": allowed, "training": training}
     if isinstance(layer, keras.layers.GroupQueryAttention):
         keys, heads = (ops.repeat(x, layer.num_repeats, axis=2) for x in (keys, heads))
-        layer._return_attention_scores = return_attention_scores
-    else:
+    if "return_attention_scores" in inspect.signature(layer._compute_attention).parameters:
         options["return_attention_scores"] = return_attention_scores
+    else:
+        # GroupQueryAttention, and in Keras 3.8 MultiHeadAttention too, note it on themselves.
+        layer._return_attention_scores = return_attention_scores
     output, scores = layer._compute_attention(queries, keys, heads, **options)
     gate = getattr(layer, "_gate_dense", None)
     return (output if gate is None else output * gate(query)), scores

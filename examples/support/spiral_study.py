@@ -140,7 +140,7 @@ def cut_kernel(kernel: np.ndarray, mask: tfp.LayerValues) -> np.ndarray:
 
 def activations(model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
     """Name of a hidden layer -> its activations `(points, units)`."""
-    inside = keras.Model(model.inputs, [model.get_layer(name).output for name in HIDDEN])
+    inside = keras.Model(model.inputs[0], [model.get_layer(name).output for name in HIDDEN])
     return dict(zip(HIDDEN, inside.predict(x, batch_size=len(x), verbose=0), strict=True))
 
 

@@ -61,7 +61,7 @@ def largest_change(net, small, x):
 
 
 def activations(net, layer, x):
-    return np.asarray(keras.Model(net.inputs, net.get_layer(layer).output)(tf.constant(x)))
+    return np.asarray(keras.Model(net.inputs, net.get_layer(layer).output)([tf.constant(x)]))
 
 
 def dense_net(activation, units=6):

@@ -31,7 +31,7 @@ def with_kernel(model, take, factors):
 @pytest.mark.parametrize("complementary", [True, False])
 def test_scores_agree_with_the_slow_choice(complementary):
     model = net()
-    values = np.asarray(keras.Model(model.inputs, model.layers[0].output)(keras.ops.convert_to_tensor(X)))
+    values = np.asarray(keras.Model(model.inputs, model.layers[0].output)([keras.ops.convert_to_tensor(X)]))
     expected = farthest_first(angle_matrix(values, 0.0), np.linalg.norm(values, axis=0), complementary)
     found = saliency.distinctiveness(model, X, complementary=complementary)["hidden"]
     np.testing.assert_allclose(found, expected, atol=1e-3)

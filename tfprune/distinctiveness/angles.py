@@ -12,6 +12,8 @@ from rich.table import Table
 
 from tfprune.distinctiveness.measuring import checked_groups, vectors_of
 from tfprune.distinctiveness.pruning import check_angle
+from tfprune.distinctiveness.vectors import SAME_ANGLE
+from tfprune.ties import first_lowest, rising_order
 from tfprune.units import LayerValues
 
 _MOST_ROWS = 40
@@ -186,6 +188,7 @@ def _pairs(name: str, own: Any, wanted: np.ndarray, sign: int) -> list[Pair]:
     wanted = np.triu(wanted & np.outer(lengths > 0, lengths > 0), 1)
     pairs = []
     for one, other in np.argwhere(wanted).tolist():
-        longer, shorter = (one, other) if lengths[one] >= lengths[other] else (other, one)
+        longer, shorter = (other, one) if first_lowest(-lengths[[one, other]]) else (one, other)
         pairs.append(Pair(name, longer, shorter, float(measured[one, other]), float(factors[longer, shorter])))
-    return sorted(pairs, key=lambda pair: sign * pair.angle)
+    order = rising_order(np.array([sign * pair.angle for pair in pairs]), absolute=SAME_ANGLE)
+    return [pairs[number] for number in order.tolist()]

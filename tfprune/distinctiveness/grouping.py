@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tfprune.distinctiveness.vectors import Vectors
+from tfprune.distinctiveness.vectors import SAME_ANGLE, Vectors
+from tfprune.ties import first_lowest, rising_order
 
 TRANSFERS = ("exact", "gedeon", "none")
 # Offsets up to this share of a vector's length are rounding.
 _NO_OFFSET = 1e-5
+# Shares of a squared length that differ by less are equal.
+_NO_SHARE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -158,15 +161,14 @@ def _merged(name: str, angles: np.ndarray, vectors: Vectors, fits: np.ndarray, l
     fits = fits & np.outer(left, left)
     np.fill_diagonal(fits, False)
     open_, kept = left.copy(), []
-    # Rounded, so that rounding does not choose between equals.
-    lengths = np.round(vectors.lengths / max(vectors.lengths.max(), 1e-300), 6)
-    deviations = np.round(np.minimum(angles, 180.0 - angles), 6)
+    deviations = np.minimum(angles, 180.0 - angles)
     while True:
         counts = np.where(open_, (fits & open_[None, :]).sum(axis=1), 0)
         if not counts.any():
             break
         # Of those with most partners the longest, and of those the first.
-        best = int(np.lexsort((np.arange(len(counts)), -lengths, -counts))[0])
+        most = np.flatnonzero(counts == counts.max())
+        best = int(most[first_lowest(-vectors.lengths[most])])
         kept.append(best)
         open_ &= ~fits[best]
         open_[best] = False
@@ -176,7 +178,7 @@ def _merged(name: str, angles: np.ndarray, vectors: Vectors, fits: np.ndarray, l
         own = [k for k in kept if fits[k, unit]]
         if not own:
             continue
-        partner = min(own, key=lambda k: deviations[k, unit])
+        partner = own[first_lowest(deviations[own, unit], absolute=SAME_ANGLE)]
         angle, offset = float(angles[partner, unit]), float(offsets[partner, unit])
         offset = offset if abs(offset) > 1e-9 * vectors.lengths[unit] else 0.0
         reason = "similar" if angle < 90 else "complementary"
@@ -189,7 +191,7 @@ def _cancelled(name: str, angles: np.ndarray, fits: np.ndarray, left: np.ndarray
     """Takes both units of complementary pairs out, the most opposite first, each unit once."""
     angles = np.where(np.triu(fits, 1) & np.outer(left, left), angles, -1.0)
     found = []
-    for flat in np.argsort(-angles, axis=None, kind="stable"):
+    for flat in rising_order(-angles.ravel(), absolute=SAME_ANGLE):
         one, other = np.unravel_index(flat, angles.shape)
         if angles[one, other] < 0:
             break
@@ -209,9 +211,9 @@ def _combined(
     while True:
         free = [u for u in np.flatnonzero(left & ~tried).tolist() if u not in leaned_on]
         best = [(own[1], unit, own[0]) for unit in free if (own := _best_pair(seen, unit, left)) is not None]
-        best.sort()
         taken = False
-        for _, unit, pair in best:
+        for number in rising_order(np.array([rest for rest, _, _ in best]), absolute=_NO_SHARE).tolist():
+            _, unit, pair = best[number]
             own = _combination(name, vectors, readers, criteria, unit, pair, left)
             if own is None:
                 tried[unit] = True
@@ -251,7 +253,7 @@ def _best_pair(seen: Vectors, unit: int, left: np.ndarray) -> tuple[tuple[int, i
     share = np.divide(
         a[:, None] ** 2 + a[None, :] ** 2 - 2 * np.outer(a, a) * c, free, out=np.full_like(c, -1.0), where=free > 1e-9
     )
-    one, other = np.unravel_index(int(np.argmax(share)), share.shape)
+    one, other = np.unravel_index(first_lowest(-share.ravel(), absolute=_NO_SHARE), share.shape)
     return (int(others[one]), int(others[other])), float(1 - share[one, other])
 
 
@@ -286,7 +288,8 @@ def _combination(
         spare = [u for u in np.flatnonzero(left).tolist() if u != unit and u not in chosen]
         if not spare:
             return None
-        chosen.append(min(spare, key=lambda other: _lost(seen, unit, [*chosen, other], None)))
+        lost = np.array([_lost(seen, unit, [*chosen, other], None) for other in spare])
+        chosen.append(spare[first_lowest(lost, absolute=_NO_OFFSET * float(seen.lengths[unit]))])
 
 
 def _lost(vectors: Vectors, unit: int, partners: list[int], factors: np.ndarray | None) -> float:
@@ -306,5 +309,5 @@ def _leave_one(vectors: Vectors, found: list[Removal]) -> list[Removal]:
     """Drops the removal of the unit with the longest vector if none would stay."""
     if len(found) < len(vectors.mean):
         return found
-    longest = int(np.argmax(vectors.lengths))
+    longest = first_lowest(-vectors.lengths)
     return [own for own in found if own.unit != longest]

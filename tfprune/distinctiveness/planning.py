@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from tfprune.distinctiveness.grouping import Criteria, Readers, Removal
+from tfprune.distinctiveness.vectors import SAME_ANGLE
 from tfprune.graph import UnitGraph
 from tfprune.repair import Channels, Merged, Repair, merge
 from tfprune.surgery import remove
+from tfprune.ties import rising_order
 from tfprune.units import LayerValues
 
 _MOST_ROWS = 40
@@ -147,7 +149,8 @@ def balanced(graph: UnitGraph, removals: list[Removal]) -> list[Removal]:
     for one, other, _ in graph.records.equal:
         sides = [[own for own in removals if _column(graph, own) in set(graph.columns(ids))] for ids in (one, other)]
         fewer, more = sorted(sides, key=len)
-        dropped = sorted(more, key=lambda own: -own.deviation)[: len(more) - len(fewer)]
+        order = rising_order(np.array([-own.deviation for own in more]), absolute=SAME_ANGLE)
+        dropped = [more[number] for number in order[: len(more) - len(fewer)].tolist()]
         removals = [own for own in removals if not any(own is gone for gone in dropped)]
     return removals
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SAME_ANGLE = 1e-3
+"""Degrees by which angles may differ through the rounding of activations."""
+
 
 @dataclass(frozen=True, eq=False)
 class Vectors:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from tfprune.plots.drawing import panels_of
@@ -47,6 +46,9 @@ def angle_maps(angles: Mapping[str, Any], *, title: str = "Angles between units"
 def _clustered(angles: np.ndarray) -> np.ndarray:
     if len(angles) < 3:
         return np.arange(len(angles))
+    # Imported here, as it is needed for this figure alone.
+    from scipy.cluster.hierarchy import leaves_list, linkage
+
     distances = np.array((angles + angles.T) / 2)
     np.fill_diagonal(distances, 0.0)
     return leaves_list(linkage(squareform(distances, checks=False), "average", optimal_ordering=True))

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import layers, ops
 from keras.src.applications import convnext
 
+from tfprune.graph.rows_shape import layer_classes
 from tfprune.relevance.steps import Trace, Value
 from tfprune.relevance.table import register
 
@@ -176,7 +177,7 @@ def _divided_by_size(trace: Trace, value: Value, axes: list[int], epsilon: float
     return trace.product(tf.multiply, value, inverse, signal=0)
 
 
-@register(layers.RMSNormalization)
+@register(*layer_classes("RMSNormalization"))
 def rms_norm(trace: Trace, inputs: Value) -> Value:
     layer = trace.layer
     axes = [axis % len(inputs.shape) for axis in _listed(layer.axis)]

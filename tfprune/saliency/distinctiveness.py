@@ -9,6 +9,8 @@ import keras
 import numpy as np
 
 from tfprune.distinctiveness.measuring import checked_groups, vectors_of
+from tfprune.distinctiveness.vectors import SAME_ANGLE
+from tfprune.ties import first_lowest, rising_order
 from tfprune.units import LayerValues
 
 
@@ -72,10 +74,9 @@ def _farthest_first(angles: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Returns for each unit its smallest angle to those that come before it in the order of keeping."""
     scores = np.zeros(len(lengths))
     nearest = np.where(lengths > 0, 180.0, -1.0)
-    # Rounded, so that rounding does not choose between equals; of those the longer one comes first.
-    ranks = np.argsort(np.argsort(-np.round(lengths / max(lengths.max(), 1e-300), 6), kind="stable"))
+    longest_first = rising_order(-lengths)
     while nearest.max() >= 0:
-        best = int(np.lexsort((ranks, -np.round(nearest, 6)))[0])
+        best = int(longest_first[first_lowest(-nearest[longest_first], absolute=SAME_ANGLE)])
         scores[best] = nearest[best]
         nearest = np.minimum(nearest, angles[best])
         nearest[best] = -1.0

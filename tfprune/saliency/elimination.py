@@ -19,6 +19,7 @@ from tfprune.graph.wiring import Wiring
 from tfprune.repair.samples import Fit, warn_of_few_samples
 from tfprune.saliency.units import check_data, chosen_groups, weight_norm
 from tfprune.statistics import ExitStatistics, exit_statistics, unit_statistics
+from tfprune.ties import first_lowest
 from tfprune.units import LayerValues
 
 # Keeps the matrix of a place where every unit is dead regular.
@@ -288,7 +289,7 @@ def eliminated(problems: list[_Problem], num_units: int) -> tuple[np.ndarray, np
     shrink_at = num_units // 2
     for step in range(num_units):
         cost = sum(problem.costs(left) for problem in problems)
-        cheapest = int(np.argmin(cost))
+        cheapest = first_lowest(cost)
         order[step], costs[step] = left[cheapest], cost[cheapest]
         left = np.delete(left, cheapest)
         for problem in problems:

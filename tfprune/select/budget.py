@@ -14,6 +14,7 @@ from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.flops import Costs, guessed_flops
 from tfprune.select.checks import LEAST_SHARE, check_fraction, check_positive, checked_scores, warn_of_thin_groups
 from tfprune.select.masks import round_up
+from tfprune.ties import rising_order
 from tfprune.units import LayerValues, check_like
 
 NORMALISATIONS = ("group", None)
@@ -197,9 +198,10 @@ def _removal_steps(graph: UnitGraph, scores: LayerValues, least: Mapping[str, in
         group_of[group.start : group.start + group.size] = number
         spare.append(group.size - least[name])
     together = _linked(graph, value)
-    together.sort(key=lambda columns: (float(value[columns].mean()), int(columns[0])))
+    together.sort(key=lambda columns: int(columns[0]))
+    order = rising_order(np.array([value[columns].mean() for columns in together]))
     steps = []
-    for columns in together:
+    for columns in (together[number] for number in order.tolist()):
         numbers_of = group_of[columns].tolist()
         if all(spare[number] >= numbers_of.count(number) for number in numbers_of):
             for number in numbers_of:
@@ -217,7 +219,7 @@ def _linked(graph: UnitGraph, value: np.ndarray) -> list[np.ndarray]:
             columns = np.unique(graph.columns(ids))
             columns = columns[columns >= 0]
             columns = columns[~np.isnan(value[columns])]
-            sides.append(columns[np.argsort(value[columns], kind="stable")].tolist())
+            sides.append(columns[rising_order(value[columns])].tolist())
         paired = min(map(len, sides))
         for left, right in zip(sides[0][:paired], sides[1][:paired], strict=True):
             if left in partners and right in partners and partners[left] is not partners[right]:

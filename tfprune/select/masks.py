@@ -11,6 +11,7 @@ import numpy as np
 
 from tfprune.graph import UnitGraph
 from tfprune.select.checks import LEAST_SHARE, check_fraction, check_positive, checked_scores, warn_of_thin_groups
+from tfprune.ties import rising_order
 from tfprune.units import LayerValues, describe_unknown
 
 SCOPES = ("group", "global")
@@ -166,7 +167,7 @@ def _shares(sparsity: Any, scores: LayerValues, scope: Any) -> dict[str, float]:
 def _removal_order(scores: LayerValues, min_units: int) -> np.ndarray:
     """Returns the positions of all units that may go, the lowest scores first."""
     sizes = _sizes(scores)
-    order = np.argsort(scores.flat, kind="stable")
+    order = _rising(scores.flat, units=all(values.ndim == 1 for values in scores.values()))
     group_of = _group_of_unit(sizes)[order]
     # How many units of the same group go before this one.
     by_group = np.argsort(group_of, kind="stable")
@@ -184,7 +185,7 @@ def _group_of_unit(sizes: dict[str, int]) -> np.ndarray:
 def _highest(values: np.ndarray, count: int) -> np.ndarray:
     """Returns which of `values` are the `count` highest; of equal ones the first goes first."""
     on = np.ones(values.size, bool)
-    on[np.argsort(values, axis=None, kind="stable")[: max(0, values.size - count)]] = False
+    on[_rising(values.ravel(), units=values.ndim == 1)[: max(0, values.size - count)]] = False
     return on.reshape(values.shape)
 
 
@@ -220,3 +221,11 @@ def _shapes_of_any(given: Any) -> dict[str, tuple[int, ...]]:
     for name, size in given.items():
         check_positive(size, f"scores_or_groups: the size of group {name!r}")
     return {name: (int(size),) for name, size in given.items()}
+
+
+def _rising(values: np.ndarray, *, units: bool) -> np.ndarray:
+    """Returns the positions from the lowest to the highest; of equal ones the first comes first.
+
+    Of single weights there are so many that two differ by a millionth by chance; there equal is what is the same.
+    """
+    return rising_order(values) if units else np.argsort(values, kind="stable")

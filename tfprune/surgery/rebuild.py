@@ -148,7 +148,8 @@ class Cut:
                 shape[axis] = int(self.kept(ids).sum())
         if any_batch and not any(getattr(layer, "stateful", False) for layer in self.graph.model._flatten_layers()):
             shape[0] = None
-        config["batch_shape"] = tuple(shape)
+        # Keras 3.8 leaves `optional` out.
+        config |= {"batch_shape": tuple(shape), "optional": layer.optional}
         config.pop("trainable", None)
         new = type(layer).from_config(config)
         new._trainable = layer._trainable
