@@ -14,6 +14,7 @@ ROOMS = (
     "files",
     "cache",
     "units",
+    "borders",
     "data",
     "schedules",
     "datasets",
