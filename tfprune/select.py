@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.borders import public
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.flops import Costs, guessed_flops
 from tfprune.units import LayerValues, check_like
@@ -19,6 +20,7 @@ SCOPES = ("group", "global")
 _HIGHEST = 1e300
 
 
+@public
 def keep_top(
     scores: LayerValues, sparsity: float, *, scope: str = "group", min_units: int = 1, round_to: int = 1
 ) -> LayerValues:
@@ -70,6 +72,7 @@ def keep_top(
     return LayerValues({name: _highest(scores[name], _up(kept[name], round_to)) for name in scores})
 
 
+@public
 def keep_above(scores: LayerValues, threshold: float, *, min_units: int = 1) -> LayerValues:
     """Keeps the units, or the weights, whose score is greater than a threshold.
 
@@ -139,6 +142,7 @@ def keep_random(
     return LayerValues(mask)
 
 
+@public
 def keep_budget(
     model: keras.Model,
     scores: LayerValues,

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from tfprune.borders import public
 from tfprune.experiments.records import Record
 from tfprune.files import run_information
 from tfprune.select import keep_top
@@ -121,6 +122,7 @@ def accuracy_curves(
     return np.array([[grid.accuracy_at(saliency, repair, sparsity) for sparsity in sparsities] for grid in grids])
 
 
+@public
 def removal_grid(
     model: keras.Model,
     data: tuple[np.ndarray, np.ndarray],

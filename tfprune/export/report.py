@@ -18,6 +18,7 @@ from keras import tree
 from rich.console import Console
 from rich.table import Table
 
+from tfprune.borders import public
 from tfprune.data import Batch, as_batches
 from tfprune.export.inputs import fixed_batch, input_shapes, plain_call, random_inputs, unchanged_states
 from tfprune.graph import unit_groups
@@ -96,6 +97,7 @@ def _number(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
+@public
 def compare(
     model: keras.Model, small: keras.Model, data: Any = None, *, loss: Any = None, latency_runs: int = 30
 ) -> Comparison:

@@ -15,7 +15,7 @@ from tfprune.graph import flops_rows
 from tfprune.graph.flops_table import Call, Shape, flops_row_of
 from tfprune.graph.groups import UnitGraph
 from tfprune.graph.walk import functional, is_graph, nodes_of, substituted
-from tfprune.units import LayerValues, check_like
+from tfprune.units import LayerValues, check_flags, check_like
 
 Slots = tuple[int, ...]
 """For every axis of a tensor or weight, where its length after the cut stands."""
@@ -95,11 +95,10 @@ def as_row(graph: UnitGraph, on: LayerValues | np.ndarray | None) -> np.ndarray:
     if on is None:
         return np.ones(graph.num_units, bool)
     if isinstance(on, np.ndarray):
-        if on.dtype != np.bool_:
-            raise TypeError(f"on: expected an array of bool (True = on = kept), received {on.dtype}.")
+        check_flags(on, "on: the array")
         if on.shape != (graph.num_units,):
             raise ValueError(f"on: expected the shape ({graph.num_units},), one for each unit, received {on.shape}.")
-        return on
+        return on.astype(bool)
     row = np.ones(graph.num_units, bool)
     for name, kept in check_like(on, graph.sizes, "mask", partial=True, boolean=True).items():
         row[graph[name].start : graph[name].start + graph[name].size] = kept

@@ -14,10 +14,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from tfprune.borders import names_of
 from tfprune.graph.ids import NOTHING
 from tfprune.graph.read import read
 from tfprune.graph.step import Records
-from tfprune.units import check_like
+from tfprune.units import check_like, describe_unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,13 +155,13 @@ class UnitGraph(Mapping[str, Group]):
             layers: names of groups or of member layers; None for all groups.
 
         Raises:
+            TypeError: if something else than names is given, such as a layer.
             ValueError: if a name is unknown, or its units cannot be removed; the message says why.
         """
         if layers is None:
             return self.names
-        wanted = [layers] if isinstance(layers, str) else list(layers)
         chosen = set()
-        for name in wanted:
+        for name in names_of(layers, "layers"):
             found = [group.name for group in self.values() if name in (group.name, *(m.name for m in group.members))]
             if not found:
                 raise ValueError(self.unknown(name))
@@ -170,6 +171,8 @@ class UnitGraph(Mapping[str, Group]):
     def unknown(self, name: str) -> str:
         """Returns the message for a name that is no group: what is wrong with it, and what was perhaps meant."""
         known = f"Groups with removable units: {', '.join(self.names) or 'none'}."
+        if not isinstance(name, str):
+            return f"layers: {describe_unknown([name], self.names)}"
         if name in self.fixed:
             return f"layers: the units of {name!r} cannot be removed ({self.fixed[name][1]}). {known}"
         holders = [group.name for group in self.values() if name in {member.name for member in group.members}]

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from tfprune.borders import public
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.walk import call_operation, functional, is_graph, run
 from tfprune.layers import MaskedBidirectional, MaskedRNN, MeanReplacement, TakeUnits
@@ -18,6 +19,7 @@ ON_NODES = "on_nodes"
 """Name of the input that a masked model has more than its original."""
 
 
+@public
 def with_on_nodes(
     model: keras.Model, layers: Iterable[str] | str | None = None, replacement: LayerValues | None = None
 ) -> keras.Model:

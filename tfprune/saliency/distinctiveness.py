@@ -8,10 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.borders import public
 from tfprune.distinctiveness.measuring import checked_groups, vectors_of
 from tfprune.units import LayerValues
 
 
+@public
 def distinctiveness(
     model: keras.Model,
     data: Any = None,

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.borders import public
 from tfprune.data import as_batches
 from tfprune.graph import unit_groups
 from tfprune.graph.walk import samples_at_once
@@ -32,6 +33,7 @@ _PLACES = ("after", "before")
 FLOATS_AT_ONCE = 2**24
 
 
+@public
 def on_nodes_gradient(
     model: keras.Model,
     data: Any = None,
@@ -70,6 +72,7 @@ def on_nodes_gradient(
     return _gradient_scores(model, data, chosen_groups(model, layers)[1], loss, None, signed)
 
 
+@public
 def mean_replacement(
     model: keras.Model,
     data: Any = None,
@@ -118,6 +121,7 @@ def mean_replacement(
     return _mean_replaced(model, data, layers, loss, means, place, score)
 
 
+@public
 def mean_replacement_penalty(
     model: keras.Model,
     data: Any = None,
@@ -188,6 +192,7 @@ def _mean_replaced(
     return LayerValues({name: scores[name] for name in names})
 
 
+@public
 def loss_change(
     model: keras.Model,
     data: Any = None,

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.borders import public
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.step import Exit
 from tfprune.layers import MaskedLayerNormalization
@@ -19,6 +20,7 @@ from tfprune.surgery.removal import cut_out
 from tfprune.surgery.repairing import rows_of_units
 
 
+@public
 def remove_dead(model: keras.Model, data: Any, tolerance: float = 0.0) -> keras.Model:
     """Cuts out the units that are constant on the data, or that nothing reads, at no change of output.
 

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.borders import public
 from tfprune.data import as_batches
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.masking import refuse_masked
@@ -20,6 +21,7 @@ from tfprune.units import LayerValues, check_like
 _FEW_SAMPLES = 300
 
 
+@public
 def remove(
     model: keras.Model,
     mask: LayerValues,
