@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 ROOMS = (
     "files",
     "cache",
+    "compiling",
     "units",
     "borders",
     "data",

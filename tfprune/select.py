@@ -11,7 +11,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.borders import public
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.flops import Costs, guessed_flops
 from tfprune.units import LayerValues, check_like
@@ -20,7 +19,6 @@ SCOPES = ("group", "global")
 _HIGHEST = 1e300
 
 
-@public
 def keep_top(
     scores: LayerValues, sparsity: float, *, scope: str = "group", min_units: int = 1, round_to: int = 1
 ) -> LayerValues:
@@ -72,7 +70,6 @@ def keep_top(
     return LayerValues({name: _highest(scores[name], _up(kept[name], round_to)) for name in scores})
 
 
-@public
 def keep_above(scores: LayerValues, threshold: float, *, min_units: int = 1) -> LayerValues:
     """Keeps the units, or the weights, whose score is greater than a threshold.
 
@@ -142,7 +139,6 @@ def keep_random(
     return LayerValues(mask)
 
 
-@public
 def keep_budget(
     model: keras.Model,
     scores: LayerValues,

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.borders import public
+from tfprune.compiling import compiled
 from tfprune.data import as_batches, collect
 from tfprune.experiments.records import FlipPaths, MaskedOutputs, PointGradients, RandomSubsets
 from tfprune.files import run_information
@@ -117,7 +118,7 @@ def point_gradients(model: keras.Model, data: Any, *, loss: Any = None, batch_si
     masked = with_on_nodes(model)
     num_units = masked.inputs[-1].shape[-1]
 
-    @tf.function(autograph=False, reduce_retracing=True)
+    @compiled
     def step(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         on_nodes = tf.ones((tf.shape(x)[0], num_units))
         with tf.GradientTape() as tape:

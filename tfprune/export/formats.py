@@ -121,11 +121,11 @@ def _converted(model: keras.Model, batch: int) -> bytes:
     ]
     # A converted variable is read inside loops before it is set; a constant needs no such care.
     frozen = convert_variables_to_constants_v2(
-        tf.function(plain_call(model)).get_concrete_function(*specs), lower_control_flow=False
+        tf.function(plain_call(model), autograph=False).get_concrete_function(*specs), lower_control_flow=False
     )
     module = tf.Module()
     module.serve = tf.function(
-        lambda *tensors: dict(zip(output_names, frozen(*tensors), strict=True)), input_signature=specs
+        lambda *tensors: dict(zip(output_names, frozen(*tensors), strict=True)), input_signature=specs, autograph=False
     )
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
     try:

@@ -24,6 +24,7 @@ from tfprune.export.inputs import fixed_batch, input_shapes, plain_call, random_
 from tfprune.graph import unit_groups
 from tfprune.graph.flops import count_flops, guessed_flops
 from tfprune.graph.walk import functional
+from tfprune.objectives import check_classes, sample_loss
 
 LATENCY_BATCHES = (1, 32)
 _SECONDS_A_BATCH = 3.0
@@ -226,7 +227,7 @@ def _latency_rows(model: keras.Model, small: keras.Model, shapes: list, runs: in
 def _traced(model: keras.Model, tensors: list[tf.Tensor], *, any_batch: bool = False) -> Callable[..., list]:
     """Returns the model's forward pass, compiled for the shapes of `tensors`: one trace, which TensorFlow accepts."""
     specs = [tf.TensorSpec([None if any_batch else len(own), *own.shape[1:]], own.dtype) for own in tensors]
-    return tf.function(plain_call(model)).get_concrete_function(*specs)
+    return tf.function(plain_call(model), autograph=False).get_concrete_function(*specs)
 
 
 def _median_milliseconds(calls: list[Callable[[], list]], runs: int) -> list[float]:
@@ -261,6 +262,7 @@ def _loss_rows(
     if loss is None and (not model.compiled or model.loss is None):
         notes.append(f"Loss left out: model {model.name!r} is not compiled. Compile it, or pass loss=...")
         return []
+    sample_loss(model, loss)
     results = [_evaluated(model, own, batches, model.loss if loss is None else loss) for own in (model, small)]
     names = sorted(results[0], key=lambda name: name != "loss")
     return [_row(name, results[0][name], results[1][name]) for name in names]
@@ -279,6 +281,7 @@ def _evaluated(model: keras.Model, own: keras.Model, batches: Any, loss: Any) ->
     structure = functional(own)._inputs_struct
     results: dict[str, Any] = {}
     for number, batch in enumerate(batches):
+        check_classes(model, batch.targets, loss)
         part = (tree.pack_sequence_as(structure, batch.inputs), batch.targets, batch.weights)
         if not number:
             # Builds metrics and the compiled step, which then counts on from batch to batch.

@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import tree
 
 from tfprune.graph import flops_rows
+from tfprune.graph.checks import named
 from tfprune.graph.flops_table import Call, Shape, flops_row_of
 from tfprune.graph.groups import UnitGraph
 from tfprune.graph.walk import functional, is_graph, nodes_of, substituted
@@ -143,7 +144,8 @@ class Costs:
         for name, node, entering, leaving in self._calls:
             row = flops_row_of(node.operation) or flops_rows.one_per_number
             inputs, outputs = tuple(map(shaped, entering)), tuple(map(shaped, leaving))
-            total[name] = total.get(name, 0) + int(row(Call(node.operation, node, inputs, outputs, weights)))
+            count = named(row, node.operation, name, "how many operations it takes, by a count")
+            total[name] = total.get(name, 0) + int(count(Call(node.operation, node, inputs, outputs, weights)))
         return total
 
 
@@ -234,7 +236,7 @@ def _traced_shapes(node: Any, known: dict[int, Shape]) -> list[Shape]:
         args, kwargs = substituted(node, lambda leaf: tf.zeros(known[id(leaf)], leaf.dtype))
         return tree.flatten(node.operation(*args, **kwargs))
 
-    return [tuple(tensor.shape) for tensor in tf.function(call).get_concrete_function().outputs]
+    return [tuple(tensor.shape) for tensor in tf.function(call, autograph=False).get_concrete_function().outputs]
 
 
 def _given(model: keras.Model, shapes: Sequence[Shape] | None) -> list[Shape]:

@@ -18,7 +18,7 @@ from tfprune.borders import names_of
 from tfprune.graph.ids import NOTHING
 from tfprune.graph.read import read
 from tfprune.graph.step import Records
-from tfprune.units import check_like, describe_unknown
+from tfprune.units import check_flags, check_like, describe_unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,12 +139,16 @@ class UnitGraph(Mapping[str, Group]):
             Shape `(1, num_units)`, float32, in the order of the graph.
 
         Raises:
+            TypeError: if it is no mapping, or holds integers other than 0 and 1.
             ValueError: if a group is unknown or of another length.
         """
-        for name in mask:
+        for name in mask if isinstance(mask, Mapping) else ():
             if name not in self:
                 raise ValueError(self.unknown(name))
         mask = check_like(mask, self.sizes, "mask", partial=True)
+        for name, own in mask.items():
+            if own.dtype.kind in "iu":
+                check_flags(own, f"The mask of group {name!r}")
         rows = [np.asarray(mask.get(name, np.ones(size)), "float32") for name, size in self.sizes.items()]
         return np.concatenate([np.zeros(0, "float32"), *rows])[None]
 

@@ -11,6 +11,7 @@ from keras import tree
 
 from tfprune.borders import public
 from tfprune.graph import UnitGraph, unit_groups
+from tfprune.graph.checks import named
 from tfprune.graph.walk import call_operation, functional, is_graph, run
 from tfprune.layers import MaskedBidirectional, MaskedRNN, MeanReplacement, TakeUnits
 from tfprune.units import LayerValues, check_like
@@ -182,7 +183,8 @@ class _Builder:
             takes = self.has_replacement and issubclass(record.layer_class, MaskedRNN | MaskedBidirectional)
             self._built_in |= takes
             means = [self.means(row) for row in rows] if takes else None
-            self._twins[id(layer)] = record.layer_class(layer, means, name=layer.name, dtype=layer.dtype_policy)
+            make = named(record.layer_class, layer, layer.name, "a twin for masked models")
+            self._twins[id(layer)] = make(layer, means, name=layer.name, dtype=layer.dtype_policy)
         return self._twins[id(layer)], [row if len(row) else None for row in rows]
 
     def nested(self, model: keras.Model) -> keras.Model | None:
