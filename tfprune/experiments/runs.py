@@ -118,7 +118,6 @@ def point_gradients(model: keras.Model, data: Any, *, loss: Any = None, batch_si
     masked = with_on_nodes(model)
     num_units = masked.inputs[-1].shape[-1]
 
-    @compiled
     def step(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         on_nodes = tf.ones((tf.shape(x)[0], num_units))
         with tf.GradientTape() as tape:
@@ -127,6 +126,7 @@ def point_gradients(model: keras.Model, data: Any, *, loss: Any = None, batch_si
         # Each loss depends on its own row of on_nodes alone, so the gradient of the sum keeps the samples apart.
         return losses, tape.gradient(losses, on_nodes)
 
+    step = compiled(step, reduce_retracing=True)
     collected = []
     for batch in batches:
         check_classes(model, batch.targets, loss)
