@@ -69,10 +69,14 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
         message: what the user should know.
         category: the class of the warning.
     """
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level + 1)
+    # The outermost frame of the package: between it and this one lie frames of others, such as contextlib or Keras.
+    level, outermost, frame = 1, 1, sys._getframe(1)
+    while frame is not None:
+        level += 1
+        if frame.f_code.co_filename.startswith(_PACKAGE):
+            outermost = level
+        frame = frame.f_back
+    warnings.warn(message, category, stacklevel=outermost + 1)
 
 
 def names_of(given: Any, what: str) -> list[str]:
