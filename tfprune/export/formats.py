@@ -17,6 +17,7 @@ from tensorflow.lite.python.convert_phase import ConverterError
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from tfprune.borders import public
+from tfprune.compiling import compiled
 from tfprune.export.inputs import fixed_batch, plain_call, random_inputs, unchanged_states
 from tfprune.files import atomic_write
 from tfprune.graph.walk import functional
@@ -121,7 +122,7 @@ def _converted(model: keras.Model, batch: int) -> bytes:
     ]
     # A converted variable is read inside loops before it is set; a constant needs no such care.
     frozen = convert_variables_to_constants_v2(
-        tf.function(plain_call(model), autograph=False).get_concrete_function(*specs), lower_control_flow=False
+        compiled(plain_call(model)).get_concrete_function(*specs), lower_control_flow=False
     )
     module = tf.Module()
     module.serve = tf.function(

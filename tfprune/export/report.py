@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tfprune.borders import public
+from tfprune.compiling import compiled
 from tfprune.data import Batch, as_batches
 from tfprune.export.inputs import fixed_batch, input_shapes, plain_call, random_inputs, unchanged_states
 from tfprune.graph import unit_groups
@@ -227,7 +228,7 @@ def _latency_rows(model: keras.Model, small: keras.Model, shapes: list, runs: in
 def _traced(model: keras.Model, tensors: list[tf.Tensor], *, any_batch: bool = False) -> Callable[..., list]:
     """Returns the model's forward pass, compiled for the shapes of `tensors`: one trace, which TensorFlow accepts."""
     specs = [tf.TensorSpec([None if any_batch else len(own), *own.shape[1:]], own.dtype) for own in tensors]
-    return tf.function(plain_call(model), autograph=False).get_concrete_function(*specs)
+    return compiled(plain_call(model)).get_concrete_function(*specs)
 
 
 def _median_milliseconds(calls: list[Callable[[], list]], runs: int) -> list[float]:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from tfprune.compiling import compiled
 from tfprune.graph import flops_rows
 from tfprune.graph.checks import named
 from tfprune.graph.flops_table import Call, Shape, flops_row_of
@@ -236,7 +237,7 @@ def _traced_shapes(node: Any, known: dict[int, Shape]) -> list[Shape]:
         args, kwargs = substituted(node, lambda leaf: tf.zeros(known[id(leaf)], leaf.dtype))
         return tree.flatten(node.operation(*args, **kwargs))
 
-    return [tuple(tensor.shape) for tensor in tf.function(call, autograph=False).get_concrete_function().outputs]
+    return [tuple(tensor.shape) for tensor in compiled(call).get_concrete_function().outputs]
 
 
 def _given(model: keras.Model, shapes: Sequence[Shape] | None) -> list[Shape]:
