@@ -33,8 +33,8 @@ def liveness():
     return training.LivenessRecord(groups={"hidden": 400}, settings={}, step=[0], epoch=[0], loss=[1.0], values=values)
 
 
-def pixels(size):
-    return np.random.default_rng(0).integers(0, 255, (size, size, 3), np.uint8)
+def pixels(size, seed=0):
+    return np.random.default_rng(seed).integers(0, 255, (size, size, 3), np.uint8)
 
 
 def figure(size):
@@ -66,7 +66,9 @@ WRITERS = {
     "sweep.npz": sweep,
     "figure.png": lambda net, path, size: plots.save_figure(figure(size), path),
     "colours.png": lambda net, path, size: plots.save_figure(figure(size), path, num_colours=200),
-    "film.gif": lambda net, path, size: plots.save_animation([pixels(size // 2 + 4)] * 4, path, pictures_per_second=4),
+    "film.gif": lambda net, path, size: plots.save_animation(
+        [pixels(size // 2 + 4, seed) for seed in range(4)], path, pictures_per_second=4
+    ),
     "net.keras": keras_file,
     "net.tflite": lambda net, path, size: export.tflite(net, path),
     "net": lambda net, path, size: export.saved_model(net, path),
