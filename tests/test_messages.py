@@ -109,6 +109,7 @@ def test_inputs_and_targets_as_two_values(net, call):
             TypeError,
             r"\(model, mask\), received 3.*repair",
         ),
+        (lambda net: unit_groups(net, X), TypeError, r"at most 1 values by position \(model\), received 2"),
         (lambda net: tfp.remove_dead(net, X, Y), TypeError, r"expected a number, received ndarray.*data=\(x, y\)"),
         (
             lambda net: training.shrink_while_training(net, X, Y, saliency.weight_norm, epochs=1),
@@ -402,23 +403,41 @@ def test_a_count_of_operations_that_fails(monkeypatch):
         count_flops(unit_groups(model))
 
 
-def test_a_session_says_nothing_of_retracing(caplog):
-    """Ten calls with batches of other sizes, as in a loop of a notebook."""
+@pytest.fixture
+def retraced(caplog):
+    """The warnings of TensorFlow that something is traced too often."""
     logger = tf.get_logger()
     logger.addHandler(caplog.handler)
-    try:
-        with caplog.at_level(logging.WARNING, logger=logger.name):
-            net = made()
-            for number in range(10):
-                some = slice(0, NUM_SAMPLES - number)
-                data = X[some], Y[some]
-                for name in ("activation_std", "on_nodes_gradient", "mean_replacement", "least_squares", "relevance"):
-                    getattr(saliency, name)(net, data)
-                saliency.weights.taylor1(net, data)
-                tfp.sweep(net, data, np.ones((number + 1, 4)), progress=False)
-                relevance.explain(net, data[0])
-                experiments.point_gradients(net, data)
-                distinctiveness.angles(net, data)
-    finally:
-        logger.removeHandler(caplog.handler)
-    assert [record.getMessage() for record in caplog.records if "retracing" in record.getMessage()] == []
+    with caplog.at_level(logging.WARNING, logger=logger.name):
+        yield lambda: [own.getMessage() for own in caplog.records if "retracing" in own.getMessage()]
+    logger.removeHandler(caplog.handler)
+
+
+def test_a_session_says_nothing_of_retracing(retraced):
+    """Ten calls with batches of other sizes, as in a loop of a notebook."""
+    net = made()
+    for number in range(10):
+        some = slice(0, NUM_SAMPLES - number)
+        data = X[some], Y[some]
+        for name in ("activation_std", "on_nodes_gradient", "mean_replacement", "least_squares", "relevance"):
+            getattr(saliency, name)(net, data)
+        saliency.weights.taylor1(net, data)
+        tfp.sweep(net, data, np.ones((number + 1, 4)), progress=False)
+        relevance.explain(net, data[0])
+        experiments.point_gradients(net, data)
+        experiments.masked_outputs(net, data[0], np.ones((1, 4)))
+        distinctiveness.angles(net, data)
+    assert retraced() == []
+
+
+def test_a_loop_over_models_says_nothing_of_retracing(retraced):
+    """A new model each time, as in a loop that prunes."""
+    for _ in range(5):
+        net = made()
+        saliency.on_nodes_gradient(net, (X, Y))
+        tfp.compare(net, tfp.remove(net, {"hidden": [1, 1, 0, 1]}), (X, Y), latency_runs=0)
+    assert retraced() == []
+    retracing = tf.function(lambda x: x + 1)
+    for length in range(6):
+        retracing(tf.zeros(length))
+    assert len(retraced()) > 0, "those of the user come through"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -28,3 +30,23 @@ def compiled(function: Callable, **options: Any) -> Callable:
     made = tf.function(function, **{"autograph": False, **options})
     made._omit_frequent_tracing_warning = True
     return made
+
+
+@contextlib.contextmanager
+def without_retracing_warnings() -> Iterator[None]:
+    """Keras compiles its own loops anew for every model; where the package makes models, that is no fault of the user.
+
+    Example:
+        >>> with without_retracing_warnings():  # doctest: +SKIP
+        ...     small.evaluate(x, y)
+    """
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "triggered tf.function retracing" not in record.getMessage()
+
+    logger = tf.get_logger()
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)

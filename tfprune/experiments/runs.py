@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.borders import public
-from tfprune.compiling import compiled
+from tfprune.compiling import compiled, without_retracing_warnings
 from tfprune.data import as_batches, collect
 from tfprune.experiments.records import FlipPaths, MaskedOutputs, PointGradients, RandomSubsets
 from tfprune.files import run_information
@@ -167,7 +167,8 @@ def masked_outputs(model: keras.Model, points: np.ndarray, masks: np.ndarray) ->
         raise ValueError("masked_outputs: `masks` holds NaN or infinity; a mask is 0 (off) to 1 (on).")
     (points,), _, _ = collect(as_batches(points, model, targets="ignore"))
     rows = (np.broadcast_to(mask.astype(np.float32), (len(points), num_units)) for mask in masks)
-    outputs = np.stack([masked.predict([points, row], batch_size=4096, verbose=0) for row in rows])
+    with without_retracing_warnings():
+        outputs = np.stack([masked.predict([points, row], batch_size=4096, verbose=0) for row in rows])
     return MaskedOutputs(settings=run_information(), points=points, masks=masks, outputs=outputs)
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tfprune.borders import public
-from tfprune.compiling import compiled
+from tfprune.compiling import compiled, without_retracing_warnings
 from tfprune.data import Batch, as_batches
 from tfprune.export.inputs import fixed_batch, input_shapes, plain_call, random_inputs, unchanged_states
 from tfprune.graph import unit_groups
@@ -148,7 +148,7 @@ def compare(
         lambda: _loss_rows(model, small, batches, first, loss, notes),
         lambda: [_difference_row(model, small, batches, shapes, notes)],
     ):
-        with unchanged_states(model), unchanged_states(small):
+        with unchanged_states(model), unchanged_states(small), without_retracing_warnings():
             rows += measure()
     return Comparison(tuple(rows), tuple(notes))
 

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tfprune.borders import names_of
+from tfprune.borders import names_of, public
 from tfprune.graph.ids import NOTHING
 from tfprune.graph.read import read
 from tfprune.graph.step import Records
@@ -308,6 +308,7 @@ def _fixed_layers(
     return result
 
 
+@public
 def unit_groups(model: keras.Model) -> UnitGraph:
     """Finds the units of a model: which exist, which hang together, where they act, and which cannot be removed.
 
