@@ -254,17 +254,9 @@ def check_like(
 
 
 def check_flags(array: np.ndarray, what: str) -> None:
-    """Checks that an array says on or off: bool, or integers that are all 0 or 1.
+    """Raises TypeError unless an array says on or off: bool, or integers that are all 0 or 1; `what` names it.
 
-    Floats are refused though they may be 0 and 1, since scores are floats, too; other integers, since they may be
-    positions.
-
-    Args:
-        array: the values, of any shape.
-        what: what they are, to begin the message with.
-
-    Raises:
-        TypeError: if they are something else.
+    Floats are refused though they may be 0 and 1, since scores are floats; other integers, as they may be positions.
     """
     if array.dtype == np.bool_:
         return
