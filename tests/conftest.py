@@ -2,6 +2,7 @@
 
 import functools
 import os
+import subprocess
 
 # Both are read when TensorFlow is imported. Tests run on the CPU unless CUDA_VISIBLE_DEVICES is set by hand.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -139,3 +140,15 @@ def two_input_net():
     model = keras.Model([left, right], keras.layers.Dense(1, name="out")(joined), name="two_input_net")
     model.compile(optimizer="sgd", loss="mse")
     return randomise(model)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 1 MB, which only root can mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.borders import numbered
 from tfprune.units import describe_unknown
 
 TARGETS = ("optional", "required", "ignore")
@@ -98,7 +99,8 @@ def as_batches(data: Any, model: keras.Model | list, *, batch_size: int = 256, t
         return Batches(lambda: _checked_stream(data, inputs, targets), None)
     if isinstance(data, keras.utils.PyDataset):
         num_batches = _checked_num_batches(data)
-        return Batches(lambda: _checked_stream(map(data.__getitem__, range(num_batches)), inputs, targets), None)
+        # A generator, not `map`, for which a StopIteration that comes from the data would be the end of them.
+        return Batches(lambda: _checked_stream((data[k] for k in range(num_batches)), inputs, targets), None)
     _refuse_unreadable(data)
     return _array_batches(data, inputs, batch_size, targets)
 
@@ -189,7 +191,7 @@ def _array_batches(data: Any, inputs: list[_Input], batch_size: int, targets: st
 
 def _checked_stream(elements: Iterable, inputs: list[_Input], targets: str) -> Iterator[Batch]:
     empty = True
-    for index, element in enumerate(elements):
+    for index, element in enumerate(numbered(elements, "Data")):
         empty = False
         where = f"Data, batch {index}"
         batch = _checked(element, inputs, targets, where)

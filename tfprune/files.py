@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and the facts of a run that belong beside its results."""
 
 import contextlib
+import errno
 import importlib.metadata
 import os
 import platform
@@ -12,6 +13,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+
+# What a disk answers that is full, over the user's quota, not to be written to, or broken.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 @contextlib.contextmanager
@@ -31,6 +35,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
     Raises:
         ValueError: if the folder does not exist, or if the block has written nothing.
+        OSError: if the disk is full or refuses the file, whatever the block raises then; nothing is left half written.
 
     Example:
         >>> with atomic_write("result.txt") as temporary:  # doctest: +SKIP
@@ -45,8 +50,35 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         if not temporary.exists():
             raise ValueError(f"Nothing was written for {str(path)!r}: write to the path that atomic_write gives.")
         _replace(temporary, path)
+    except Exception as error:
+        code = disk_refusal(error)
+        if code is None:
+            raise
+        raise OSError(
+            code,
+            f"Cannot write {str(path)!r}: {os.strerror(code)}. Nothing was left half written, and an older file of "
+            "that name is as it was. Free space there, or write to another folder",
+        ) from error
     finally:
         _delete(temporary)
+
+
+def disk_refusal(error: BaseException) -> int | None:
+    """Returns what a disk has refused a write for (`errno.ENOSPC` and the like), or None for any other error.
+
+    Libraries that write by code of their own (HDF5, TensorFlow) raise errors of their own, whose text tells the reason.
+
+    Args:
+        error: whatever a write has raised.
+
+    Example:
+        >>> disk_refusal(OSError(errno.ENOSPC, "full")) == errno.ENOSPC, disk_refusal(ValueError("wrong shape"))
+        (True, None)
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno if error.errno in _REFUSALS else None
+    text = str(error)
+    return next((code for code in _REFUSALS[:2] if os.strerror(code) in text), None)
 
 
 def _replace(temporary: Path, path: Path) -> None:
@@ -92,8 +124,10 @@ def check_writable_folder(path: str | os.PathLike) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Permission bits do not tell the whole truth (read-only mounts, a full disk), so a file is really written.
-        probe.write_bytes(b"\0")
-        probe.unlink()
+        try:
+            probe.write_bytes(b"\0")
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(
             f"The output folder {str(folder)!r} cannot be written to: {error.strerror or error}. "

@@ -10,9 +10,13 @@ import numpy as np
 from keras import ops
 
 from tfprune.graph.walk import functional
+from tfprune.units import describe_unknown
 
 SampleLoss = Callable[[Any, Any], Any]
 """Takes targets and the model's outputs, gives the loss of every sample, shape `(num_samples,)`."""
+
+# Losses whose targets have a shape of their own.
+_OWN_SHAPES = ("ctc", "CTC", "circle", "Circle")
 
 
 def sample_loss(model: keras.Model, loss: Any = None) -> SampleLoss:
@@ -26,13 +30,15 @@ def sample_loss(model: keras.Model, loss: Any = None) -> SampleLoss:
         loss: a name, function or `keras.losses.Loss`; for several outputs a list, or a dictionary by output name.
 
     Raises:
-        ValueError: if no loss is given and the model is not compiled, or losses and outputs do not match.
+        TypeError: if what is given is no loss.
+        ValueError: if no loss is given and the model is not compiled, if no loss has the name, or if losses and outputs
+            do not match. The function that is returned raises it for targets that do not fit the loss.
     """
     loss, weights = _given_or_compiled(model, loss)
     names = _output_names(functional(model))
     losses = _per_output(loss, names, "loss")
     factors = [1.0] * len(names) if weights is None else _per_output(weights, names, "loss_weights")
-    functions = [None if own is None else _one_output(own) for own in losses]
+    functions = [None if own is None else _one_output(own, name) for own, name in zip(losses, names, strict=True)]
     if not any(functions):
         raise ValueError(f"loss: none of the outputs {names} has a loss. Give at least one of them a loss.")
 
@@ -50,7 +56,9 @@ def sample_loss(model: keras.Model, loss: Any = None) -> SampleLoss:
 
 
 def check_classes(model: keras.Model, targets: Any, loss: Any = None) -> None:
-    """Checks the targets of sparse categorical losses, which give NaN, or any number, for a class that does not exist.
+    """Checks that targets fit their loss: their shape, and the classes of sparse categorical losses.
+
+    Those give NaN, or any number, for a class that does not exist.
 
     Args:
         model: the model; arguments as for `sample_loss`.
@@ -58,25 +66,22 @@ def check_classes(model: keras.Model, targets: Any, loss: Any = None) -> None:
         loss: a loss, or None for the one that the model was compiled with.
 
     Raises:
-        ValueError: if a target is no whole number from 0 to the number of classes, nor the loss's `ignore_class`.
+        ValueError: if the shape of the targets does not fit, such as whole numbers for a loss of one-hot rows; or if a
+            class is no whole number from 0 to the number of classes, nor the loss's `ignore_class`.
     """
     graph = functional(model)
     names = _output_names(graph)
     losses = _per_output(_given_or_compiled(model, loss)[0], names, "loss")
     outputs = keras.tree.flatten(graph._outputs_struct)
     for name, own, output, given in zip(names, losses, outputs, _per_output(targets, names, "targets"), strict=True):
-        function = None if own is None else keras.losses.get(own)
-        sparse = isinstance(function, keras.losses.SparseCategoricalCrossentropy)
-        if given is None or not (sparse or function is keras.losses.sparse_categorical_crossentropy):
+        if given is None or own is None:
+            continue
+        function, given = _keras_loss(own, name), np.asarray(given)
+        _check_shape(function, name, given.shape, output.shape)
+        if not _is_named(function, "sparse_categorical"):
             continue
         options = getattr(function, "_fn_kwargs", {})
-        given, num_classes = np.asarray(given), output.shape[options.get("axis", -1)]
-        if given.ndim >= len(output.shape) and given.shape[-1] != 1:
-            raise ValueError(
-                f"targets: output {name!r} has {num_classes} classes and a sparse categorical loss, which expects one "
-                f"whole number per sample; received the shape {given.shape}. Of one-hot targets give "
-                "y.argmax(axis=-1), or compile with the loss CategoricalCrossentropy."
-            )
+        num_classes = output.shape[options.get("axis", -1)]
         bad = (given < 0) | (given >= num_classes) | (given != np.floor(given))
         bad &= given != options.get("ignore_class", None)
         if bad.any():
@@ -143,14 +148,78 @@ def _refuse(value: Any, names: list[str], what: str) -> list[Any]:
     raise ValueError(f"{what}: the model has {len(names)} outputs {names}, but {count} were given. Give one each.")
 
 
-def _one_output(loss: Any) -> SampleLoss:
-    function = keras.losses.get(loss)
+def _keras_loss(loss: Any, output: str) -> Any:
+    """Returns the function or `Loss` that is meant; says of one that Keras does not know what was perhaps meant."""
+    try:
+        function = keras.losses.get(loss)
+    except (TypeError, ValueError):
+        function = None
+    if callable(function) and not isinstance(function, type):
+        return function
+    if isinstance(loss, str):
+        names = [
+            name for name in dir(keras.losses) if not name.startswith("_") and callable(getattr(keras.losses, name))
+        ]
+        known = [name for name in names if name not in ("get", "serialize", "deserialize", "Loss")]
+        raise ValueError(f"loss: Keras has no such loss for output {output!r}. {describe_unknown([loss], known)}")
+    if isinstance(function, type):
+        raise TypeError(f"loss: expected a loss, received the class {loss.__name__}. Make one: {loss.__name__}().")
+    raise TypeError(
+        f"loss: expected a name, a function or a keras.losses.Loss for output {output!r}, received {loss!r} of type "
+        f"{type(loss).__name__}."
+    )
+
+
+def _is_named(function: Any, start: str) -> bool:
+    """Whether this is one of Keras's own losses, as a function or as a `Loss`, and its name begins so."""
+    function = getattr(function, "fn", function)
+    own = getattr(function, "__module__", "").startswith("keras.")
+    return own and getattr(function, "__name__", "").startswith(start)
+
+
+def _check_shape(function: Any, name: str, targets: tuple, outputs: tuple) -> None:
+    """Raises ValueError if targets of this shape, with the samples first, do not fit the outputs of one output."""
+    sparse, one_hot = _is_named(function, "sparse_categorical"), _is_named(function, "categorical")
+    if sparse:
+        if len(targets) >= len(outputs) and targets[-1] not in (None, 1):
+            raise ValueError(
+                f"targets: output {name!r} has {outputs[-1]} classes and a sparse categorical loss, which expects one "
+                f"whole number per sample; received the shape {tuple(targets)}. Of one-hot targets give "
+                "y.argmax(axis=-1), or compile with the loss CategoricalCrossentropy."
+            )
+        return
+    if not _is_named(function, "") or getattr(getattr(function, "fn", function), "__name__", "") in _OWN_SHAPES:
+        return
+    if len(outputs) - len(targets) == 1 and outputs[-1] == 1:
+        targets = (*targets, 1)
+    if len(targets) - len(outputs) == 1 and targets[-1] == 1:
+        targets = targets[:-1]
+    pairs = list(zip(targets[1:], outputs[1:], strict=False))
+    fits = all(None in (one, other) or one == other or (1 in (one, other) and not one_hot) for one, other in pairs)
+    if len(targets) == len(outputs) and fits:
+        return
+    mend = "Give targets of the shape of the output."
+    if one_hot:
+        mend = (
+            f"Of whole numbers from 0 to {(outputs[-1] or 1) - 1} make keras.utils.to_categorical(y, {outputs[-1]}), "
+            "or compile with the loss SparseCategoricalCrossentropy."
+        )
+    wanted = ", ".join(["samples", *("any" if length is None else str(length) for length in outputs[1:])])
+    what = "a categorical loss, which expects one-hot rows," if one_hot else "a loss that expects targets"
+    raise ValueError(
+        f"targets: output {name!r} has {what} of the shape ({wanted}); received the shape {tuple(targets)}. {mend}"
+    )
+
+
+def _one_output(loss: Any, output: str) -> SampleLoss:
+    own = _keras_loss(loss, output)
     # A Loss object reduces when it is called; its `call` still has one value per sample.
-    function = function.call if isinstance(function, keras.losses.Loss) else function
+    function = own.call if isinstance(own, keras.losses.Loss) else own
     name = getattr(loss, "name", None) or getattr(loss, "__name__", str(loss))
 
     def losses(targets: Any, outputs: Any) -> Any:
         targets, outputs = ops.convert_to_tensor(targets), ops.convert_to_tensor(outputs)
+        _check_shape(own, output, tuple(targets.shape), tuple(outputs.shape))
         if len(targets.shape) == len(outputs.shape) - 1 and outputs.shape[-1] == 1:
             targets = ops.expand_dims(targets, -1)
         values = function(targets, outputs)

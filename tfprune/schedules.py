@@ -192,6 +192,11 @@ def as_schedule(schedule: Any) -> Schedule:
     """
     if isinstance(schedule, Schedule):
         return schedule
+    if hasattr(schedule, "shape"):
+        raise TypeError(
+            "schedule: expected one of tfprune.schedules or a function of the step, received an array of the shape "
+            f"{tuple(schedule.shape)}. Inputs and targets are one value: data=(x, y)."
+        )
     if not callable(schedule):
         raise TypeError(
             f"schedule: expected one of tfprune.schedules or a function of the step, received {schedule!r}. For one "

@@ -213,13 +213,13 @@ def check_like(
         sizes: how many units each group has, by name; or the shapes of the kernels.
         what: what the values are, for messages, such as "mask".
         partial: whether groups may be missing.
-        boolean: whether only bool is accepted, as for a mask.
+        boolean: whether the values are a mask: bool, or integers that are all 0 or 1, which become bool.
 
     Returns:
         The values as `LayerValues` in the order of `sizes`.
 
     Raises:
-        TypeError: if `values` is no mapping of numeric arrays, or not of bool where `boolean` is set.
+        TypeError: if `values` is no mapping of numeric arrays, or no mask where `boolean` is set.
         ValueError: if a name is unknown or missing, a length wrong, or a value NaN or infinite.
 
     Example:
@@ -248,7 +248,30 @@ def check_like(
         )
     for name, array in values.items():
         _check_group(name, array, sizes[name], what, boolean)
-    return LayerValues({name: values[name] for name in sizes if name in values})
+    return LayerValues(
+        {name: values[name].astype(bool) if boolean else values[name] for name in sizes if name in values}
+    )
+
+
+def check_flags(array: np.ndarray, what: str) -> None:
+    """Raises TypeError unless an array says on or off: bool, or integers that are all 0 or 1; `what` names it.
+
+    Floats are refused though they may be 0 and 1, since scores are floats; other integers, as they may be positions.
+    """
+    if array.dtype == np.bool_:
+        return
+    if array.dtype.kind not in "iu":
+        raise TypeError(
+            f"{what} expects the dtype bool (True = on = kept) or integers 0 and 1, received {array.dtype}. Compare "
+            "scores with a threshold, for instance: scores.map(lambda values: values > 0); a row of 0. and 1. is "
+            "values.astype(bool)."
+        )
+    others = array[(array != 0) & (array != 1)]
+    if others.size:
+        raise TypeError(
+            f"{what} expects bool (True = on = kept) or integers 0 and 1, received {array.dtype} with the value "
+            f"{others.flat[0]}. Of the positions of what stays make np.isin(np.arange(size), positions)."
+        )
 
 
 def describe_unknown(unknown: Iterable[str], known: Iterable[str]) -> str:
@@ -268,6 +291,9 @@ def describe_unknown(unknown: Iterable[str], known: Iterable[str]) -> str:
     known = list(known)
     parts = []
     for name in unknown:
+        if not isinstance(name, str) and isinstance(getattr(name, "name", None), str):
+            parts.append(f"{name!r}, which is no name (give {name.name!r})")
+            continue
         near = difflib.get_close_matches(str(name), known, n=1)
         parts.append(f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name))
     return f"Unknown: {', '.join(parts)}. Known names: {', '.join(known) or 'none'}."
@@ -284,11 +310,8 @@ def _check_group(name: str, array: np.ndarray, size: int | tuple[int, ...], what
             f"The {what} of {kind} {name!r} expects the shape {shape}, one value for each {one}, "
             f"received {array.shape}."
         )
-    if boolean and array.dtype != np.bool_:
-        raise TypeError(
-            f"The {what} of {kind} {name!r} expects the dtype bool (True = on = kept), received {array.dtype}. "
-            f"Compare scores with a threshold, for instance: scores.map(lambda values: values > 0)."
-        )
+    if boolean:
+        check_flags(array, f"The {what} of {kind} {name!r}")
     bad = np.flatnonzero(~np.isfinite(array))
     if bad.size:
         raise ValueError(
@@ -299,7 +322,9 @@ def _check_group(name: str, array: np.ndarray, size: int | tuple[int, ...], what
 
 def _checked_name(name: Any) -> str:
     if not isinstance(name, str):
-        raise TypeError(f"Names are strings, received {name!r} of type {type(name).__name__}.")
+        own = getattr(name, "name", None)
+        mend = f" Give its name: {own!r}." if isinstance(own, str) else ""
+        raise TypeError(f"Names are strings, received {name!r} of type {type(name).__name__}.{mend}")
     if not name:
         raise ValueError("A name is empty. Give each array the name of its group or layer.")
     return name

@@ -1,6 +1,7 @@
 """What the grids of the tests call: functions that other processes can import."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -62,3 +63,39 @@ def writes_a_file(number, folder):
 
 def draws(seed):
     return {"numpy": float(np.random.rand()), "keras": float(keras.random.uniform(()))}
+
+
+class Unusual(BaseException):
+    """What an exception may be without being an `Exception`."""
+
+
+def raises(kind):
+    """Raises what is neither caught by `except Exception` nor written down with ease."""
+    errors = {
+        "surrogate": ValueError("the file \udce4.png is broken"),
+        "keyboard": KeyboardInterrupt(),
+        "exit": SystemExit(2),
+        "generator": GeneratorExit(),
+        "unusual": Unusual("by \ud800 itself"),
+    }
+    if kind in errors:
+        raise errors[kind]
+    return {"fine": kind}
+
+
+def interrupts(number):
+    """As if the user pressed Ctrl-C while run 1 is under way."""
+    if number == 1:
+        signal.raise_signal(signal.SIGINT)
+    return {"made": number}
+
+
+def large(number, size):
+    return {"made": number, "values": np.random.default_rng(number).random(size)}
+
+
+def slow_arrays(number, log):
+    """Leaves a line at each call, takes some time and returns an array."""
+    counted(number, log)
+    time.sleep(0.3)
+    return {"made": number, "values": np.full(20_000, number, np.float32)}

@@ -203,7 +203,7 @@ def test_what_does_not_fit_is_refused(dense_net):
     graph = unit_groups(dense_net)
     with pytest.raises(ValueError, match=r"on: expected the shape \(9,\), one for each unit, received \(8,\)"):
         count_parameters(graph, np.ones(8, bool))
-    with pytest.raises(TypeError, match="on: expected an array of bool"):
+    with pytest.raises(TypeError, match="on: the array expects the dtype bool"):
         count_flops(graph, np.ones(9))
     with pytest.raises(ValueError, match="The mask has unknown groups"):
         count_flops(graph, {"third": np.ones(9, bool)})

@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from tfprune.borders import public
 from tfprune.distinctiveness.measuring import checked_groups, vectors_of
 from tfprune.distinctiveness.pruning import check_angle
 from tfprune.distinctiveness.vectors import SAME_ANGLE
@@ -19,6 +20,7 @@ from tfprune.units import LayerValues
 _MOST_ROWS = 40
 
 
+@public
 def angles(
     model: keras.Model,
     data: Any = None,
@@ -104,6 +106,7 @@ class Pairs(tuple):
         return capture.get()
 
 
+@public
 def similar_pairs(
     model: keras.Model,
     data: Any = None,
@@ -143,6 +146,7 @@ def similar_pairs(
     return Pairs(pair for name, own in found.items() for pair in _pairs(name, own, own.angles() < threshold, 1))
 
 
+@public
 def complementary_pairs(
     model: keras.Model,
     data: Any = None,

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src import backend
 
+from tfprune.compiling import compiled
 from tfprune.data import as_batches
 from tfprune.distinctiveness.vectors import Vectors, pooled
 from tfprune.graph import Group, UnitGraph
@@ -65,10 +66,10 @@ def _sums(model: keras.Model, data: Any, nodes: dict[str, Any]) -> dict[str, lis
         run_flat(model, inputs, call, only=only)
         return found
 
-    compiled = tf.function(sums_of_batch, reduce_retracing=True)
+    step = compiled(sums_of_batch, reduce_retracing=True)
     totals: dict[str, list[np.ndarray]] = {}
     for batch in as_batches(data, model, batch_size=_SAMPLES_AT_ONCE, targets="ignore"):
-        found = compiled([tf.convert_to_tensor(x) for x in batch.inputs])
+        found = step([tf.convert_to_tensor(x) for x in batch.inputs])
         for name, own in found.items():
             before = totals.get(name, [0.0, 0.0, 0.0])
             totals[name] = [total + part.numpy() for total, part in zip(before, own, strict=True)]

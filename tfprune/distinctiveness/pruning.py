@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.borders import public
 from tfprune.distinctiveness.grouping import TRANSFERS, Criteria, Readers, removals
 from tfprune.distinctiveness.measuring import check_data, checked_groups, reader_vectors, vectors_of
 from tfprune.distinctiveness.planning import Plan, balanced
@@ -21,6 +22,7 @@ from tfprune.surgery.dead import takes_constants, unread_units
 from tfprune.units import LayerValues
 
 
+@public
 def plan(
     model: keras.Model,
     data: Any = None,
@@ -98,6 +100,7 @@ def _held(vectors: Vectors, angles: np.ndarray | None, kept: np.ndarray, criteri
     return tuple(np.flatnonzero(pairs.any(axis=0)).tolist())
 
 
+@public
 def prune(
     model: keras.Model,
     data: Any = None,

@@ -59,9 +59,13 @@ class Job:
         self.folder.mkdir(exist_ok=True)
         for name in (SETTINGS_FILE, RESULT_FILE, ARRAYS_FILE, ERROR_FILE):
             (self.folder / name).unlink(missing_ok=True)
-            # A killed worker leaves the temporary file that atomic_write had begun.
+        self.delete_half_written()
+
+    def delete_half_written(self) -> None:
+        """Takes away the temporary files that `atomic_write` had begun in a worker that was killed."""
+        for name in (SETTINGS_FILE, RESULT_FILE, ARRAYS_FILE, ERROR_FILE):
             for half_written in self.folder.glob(f".*.{name}"):
-                half_written.unlink()
+                half_written.unlink(missing_ok=True)
 
     def begin(self) -> None:
         """Writes down what is about to run."""
@@ -73,21 +77,34 @@ class Job:
         if not self.has_begun():
             self.begin()
         with atomic_write(self.folder / ERROR_FILE) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            # The text may hold lone surrogates, as names of files that are not UTF-8 do; no encoding has them.
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def execute(job: Job) -> None:
-    """Carries a run out, in the worker: settings first, then the result, or the traceback of what went wrong."""
-    job.begin()
+def execute(job: Job) -> OSError | None:
+    """Carries a run out, in the worker: settings first, then the result, or the traceback of what went wrong.
+
+    Args:
+        job: The run.
+
+    Returns:
+        None once something is written down; else why it could not be: the disk is full, say.
+    """
     try:
+        job.begin()
         keras.utils.set_random_seed(job.seed)
         start = time.perf_counter()
         own_folder = {"folder": job.folder} if job.pass_folder else {}
         result = job.function(**job.settings, **own_folder)
         _write_result(job.folder, result, time.perf_counter() - start)
-    # A function that parses arguments leaves by SystemExit; that must not end the worker.
-    except (Exception, SystemExit):
-        job.write_error(traceback.format_exc())
+    # Whatever a run raises is the end of that run, not of its worker: a function that parses arguments leaves by
+    # SystemExit, one that stops early by KeyboardInterrupt.
+    except BaseException:
+        try:
+            job.write_error(traceback.format_exc())
+        except OSError as error:
+            return error
+    return None
 
 
 def run_name(settings: Mapping[str, Any], seed: int) -> str:
@@ -204,13 +221,17 @@ def _write_result(folder: Path, result: Any, seconds: float) -> None:
     values = {
         name: to_plain(value, f"result[{name!r}]", finite=False) for name, value in result.items() if name not in arrays
     }
-    if arrays:
-        _check_arrays(arrays)
-        with atomic_write(folder / ARRAYS_FILE) as temporary:
+    _check_arrays(arrays)
+    try:
+        if arrays:
             # Numbered, so that any text may be an array's name; the result file holds the names in the same order.
             numbered = {f"array_{number}": array for number, array in enumerate(arrays.values())}
-            np.savez_compressed(temporary, **numbered)
-    _write_json(folder / RESULT_FILE, {"values": values, "arrays": list(arrays), "seconds": seconds})
+            with atomic_write(folder / ARRAYS_FILE) as temporary:
+                np.savez_compressed(temporary, **numbered)
+        _write_json(folder / RESULT_FILE, {"values": values, "arrays": list(arrays), "seconds": seconds})
+    except BaseException:
+        (folder / ARRAYS_FILE).unlink(missing_ok=True)
+        raise
 
 
 def _check_arrays(arrays: Mapping[str, np.ndarray]) -> None:

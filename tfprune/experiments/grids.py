@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import inspect
 import itertools
-import multiprocessing
 import os
 import pickle
 import sys
-import threading
-import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from filelock import FileLock, Timeout
 
+from tfprune.borders import public, warn
 from tfprune.experiments.grid_results import GridResults, collect_runs, read_settings_file
 from tfprune.experiments.grid_runs import (
     RESULT_FILE,
@@ -26,16 +24,16 @@ from tfprune.experiments.grid_runs import (
     Job,
     canonical,
     describe_function,
-    execute,
     run_name,
     to_plain,
 )
+from tfprune.experiments.grid_workers import carry_out
 from tfprune.files import check_writable_folder
 
-LONGEST_PAUSE = 1.0
-WORKER_DIED = "The worker process died: killed, out of memory, or a crash in native code.\n"
+LOCK_FILE = ".grid.lock"
 
 
+@public
 def grid(
     function: Callable[..., Mapping[str, Any]],
     grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Sequence[Any]]],
@@ -52,7 +50,8 @@ def grid(
     is none). Its folder, named after seed and settings such as ``seed=3,rate=0.01``, holds ``settings.json`` (settings,
     seed, function, versions), then ``result.json`` and ``result.npz``, or ``error.txt`` with the traceback. The worker
     itself writes them, each whole or not at all: a killed grid loses only the runs in flight. Started again, it
-    makes what is missing or failed.
+    makes what is missing or failed. A run fails by whatever it raises, `SystemExit` and `KeyboardInterrupt` too; Ctrl-C
+    ends the grid and its processes. While a grid runs it holds a lock on the folder, so that no other one writes there.
 
     Without an executor, runs go to new processes, so the calling script must guard its start by
     ``if __name__ == "__main__"``. Otherwise whatever has ``submit(function, argument)`` and gives futures with
@@ -82,7 +81,8 @@ def grid(
             another process, or the executor is none.
         ValueError: If there is nothing to run, two runs are the same, or the folder cannot be written to or
             holds runs of another function or of other settings.
-        RuntimeError: If worker processes die before any run begins.
+        RuntimeError: If worker processes die before any run begins, or another grid is writing to the folder.
+        OSError: If the disk is full; what is there stays, and the next start goes on from it.
 
     Example:
         >>> def train(rate, seed):
@@ -109,11 +109,12 @@ def grid(
     if executor is None or isinstance(executor, concurrent.futures.ProcessPoolExecutor):
         _check_pickles(jobs[0])
     check_writable_folder(root)
-    _check_folders(jobs)
-    _run([job for job in jobs if not job.is_finished()], len(jobs), executor, num_workers)
-    results = collect_runs([job.folder for job in jobs])
+    with _locked(root):
+        _check_folders(jobs)
+        carry_out([job for job in jobs if not job.is_finished()], len(jobs), executor, num_workers)
+        results = collect_runs([job.folder for job in jobs])
     if results.failures:
-        warnings.warn(results.report(), RuntimeWarning, stacklevel=2)
+        warn(results.report(), RuntimeWarning)
     return results
 
 
@@ -227,11 +228,10 @@ def _check_folders(jobs: Sequence[Job]) -> None:
             )
         changed += job.is_finished() and found["code"] != job.identity["code"]
     if changed:
-        warnings.warn(
+        warn(
             f"grid: {changed} finished runs come from an earlier text of {name}. They are kept; "
             "delete their folders to run them anew.",
             RuntimeWarning,
-            stacklevel=3,
         )
 
 
@@ -244,108 +244,23 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     )
 
 
-def _run(jobs: list[Job], num_runs: int, executor: Any, num_workers: int | None) -> None:
-    """Carries out what is not there yet."""
-    if not jobs:
-        return
-    for job in jobs:
-        job.prepare()
-    with tqdm(total=num_runs, initial=num_runs - len(jobs), desc="grid", unit="run", disable=None) as progress:
-        if executor is None:
-            _run_in_processes(jobs, num_workers or _num_cores(), progress)
-            return
-        for job, error in _carry_out(executor, jobs, progress):
-            if not job.is_finished():
-                job.write_error(f"{type(error).__name__}: {error}\n")
-
-
-def _run_in_processes(jobs: list[Job], num_workers: int, progress: tqdm) -> None:
-    """Runs on new processes. When one dies it takes the pool with it: the runs in flight are then tried one by one."""
-    while jobs:
-        lost = [job for job, _ in _carry_out_in_pool(jobs, num_workers, progress)]
-        begun = [job for job in lost if job.has_begun() and not job.is_finished()]
-        if lost and not begun:
-            raise RuntimeError(
-                "grid: worker processes died before a run began. A script must start its grid below "
-                'if __name__ == "__main__", since each process imports the script anew.'
-            )
-        for job in begun:
-            job.prepare()
-            if _carry_out_in_pool([job], 1, progress):
-                job.write_error(WORKER_DIED)
-        jobs = [job for job in lost if job not in begun and not job.is_finished()]
-
-
-def _carry_out_in_pool(jobs: Sequence[Job], num_workers: int, progress: tqdm) -> list[tuple[Job, BaseException]]:
-    num_workers = min(num_workers, len(jobs))
-    with concurrent.futures.ProcessPoolExecutor(
-        num_workers,
-        # TensorFlow does not survive a fork.
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(max(1, _num_cores() // num_workers),),
-    ) as pool:
-        return _carry_out(pool, jobs, progress)
-
-
-def _carry_out(executor: Any, jobs: Sequence[Job], progress: tqdm) -> list[tuple[Job, BaseException]]:
-    """Submits all runs and waits for them. Returns those whose worker failed, not those whose function did."""
-    waiting = dict(enumerate(_submit(executor, jobs)))
-    lost, pause = [], 0.01
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """Holds the folder, so that no second grid takes away what this one is writing. A killed process holds nothing."""
+    lock = FileLock(str(root / LOCK_FILE), timeout=0)
     try:
-        while waiting:
-            done = [number for number, future in waiting.items() if future.done()]
-            for number in done:
-                error = _error_of(waiting.pop(number))
-                if error is None:
-                    progress.update()
-                else:
-                    lost.append((jobs[number], error))
-            # Some futures, such as submitit's, can only be asked; on a cluster each question costs.
-            pause = 0.01 if done else min(LONGEST_PAUSE, 1.5 * pause)
-            if waiting:
-                time.sleep(pause)
+        lock.acquire()
+    except Timeout:
+        raise RuntimeError(
+            f"grid: another grid is writing to {root}. Wait until it has ended, or give this one another folder. (It "
+            f"holds {LOCK_FILE}; the lock of a process that has ended is gone, and the file alone means nothing.)"
+        ) from None
+    except (NotImplementedError, OSError) as error:
+        warn(
+            f"grid: the file system of {root} cannot lock files ({error}). See to it that no other grid writes there.",
+            RuntimeWarning,
+        )
+    try:
+        yield
     finally:
-        for future in waiting.values():
-            future.cancel()
-    return lost
-
-
-def _submit(executor: Any, jobs: Sequence[Job]) -> list[Any]:
-    """One future per run; on a cluster all runs become one job array, so that its limits hold."""
-    if hasattr(executor, "map_array"):
-        return executor.map_array(execute, jobs)
-    futures = []
-    for job in jobs:
-        try:
-            futures.append(executor.submit(execute, job))
-        except concurrent.futures.BrokenExecutor as error:
-            futures.append(concurrent.futures.Future())
-            futures[-1].set_exception(error)
-    return futures
-
-
-def _error_of(future: Any) -> Exception | None:
-    try:
-        future.result()
-    # Every library has its own error for a worker that died.
-    except Exception as error:
-        return error
-    return None
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _start_worker(num_threads: int) -> None:
-    """Shares the machine with the other workers, and does not outlive the process that started the grid."""
-    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-        os.environ.setdefault(name, str(num_threads))
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+        lock.release()

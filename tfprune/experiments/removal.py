@@ -13,8 +13,11 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from tfprune.borders import public
+from tfprune.compiling import without_retracing_warnings
 from tfprune.experiments.records import Record
 from tfprune.files import run_information
+from tfprune.objectives import check_classes
 from tfprune.select import keep_top
 from tfprune.surgery import remove
 from tfprune.units import LayerValues
@@ -121,6 +124,7 @@ def accuracy_curves(
     return np.array([[grid.accuracy_at(saliency, repair, sparsity) for sparsity in sparsities] for grid in grids])
 
 
+@public
 def removal_grid(
     model: keras.Model,
     data: tuple[np.ndarray, np.ndarray],
@@ -181,7 +185,9 @@ def evaluate(model: keras.Model, data: tuple[np.ndarray, np.ndarray]) -> tuple[f
     """
     if not model.compiled:
         raise ValueError(f"model {model.name!r} is not compiled; compile it with a loss and metrics=['accuracy'].")
-    results = model.evaluate(*data, batch_size=500, verbose=0, return_dict=True)
+    check_classes(model, data[1])
+    with without_retracing_warnings():
+        results = model.evaluate(*data, batch_size=500, verbose=0, return_dict=True)
     if "accuracy" not in results:
         raise ValueError(
             f"model {model.name!r} has the metrics {sorted(results)}; compile it with metrics=['accuracy']."

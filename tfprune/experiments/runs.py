@@ -9,13 +9,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.borders import public
+from tfprune.compiling import compiled, without_retracing_warnings
 from tfprune.data import as_batches, collect
 from tfprune.experiments.records import FlipPaths, MaskedOutputs, PointGradients, RandomSubsets
 from tfprune.files import run_information
 from tfprune.masking import on_nodes_input, sweep, with_on_nodes
-from tfprune.objectives import sample_loss
+from tfprune.objectives import check_classes, sample_loss
+from tfprune.units import check_flags
 
 
+@public
 def random_subsets(
     model: keras.Model, data: Any, *, probability: float, num_subsets: int, seed: int, **sweep_options: Any
 ) -> RandomSubsets:
@@ -57,6 +61,7 @@ def random_subsets(
     )
 
 
+@public
 def flip_paths(model: keras.Model, data: Any, *, num_paths: int, seed: int, **sweep_options: Any) -> FlipPaths:
     """Losses along random paths from a mask to its complement, one unit flipped at each step.
 
@@ -86,6 +91,7 @@ def flip_paths(model: keras.Model, data: Any, *, num_paths: int, seed: int, **sw
     return FlipPaths(settings=settings, masks=masks, losses=result.losses.reshape(masks.shape[:2]))
 
 
+@public
 def point_gradients(model: keras.Model, data: Any, *, loss: Any = None, batch_size: int = 4096) -> PointGradients:
     """Loss, and its gradient with respect to ``on_nodes``, at each single point with every unit on.
 
@@ -112,7 +118,6 @@ def point_gradients(model: keras.Model, data: Any, *, loss: Any = None, batch_si
     masked = with_on_nodes(model)
     num_units = masked.inputs[-1].shape[-1]
 
-    @tf.function
     def step(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         on_nodes = tf.ones((tf.shape(x)[0], num_units))
         with tf.GradientTape() as tape:
@@ -121,13 +126,18 @@ def point_gradients(model: keras.Model, data: Any, *, loss: Any = None, batch_si
         # Each loss depends on its own row of on_nodes alone, so the gradient of the sum keeps the samples apart.
         return losses, tape.gradient(losses, on_nodes)
 
-    collected = [(batch.inputs[0], *step(batch.inputs[0], batch.targets)) for batch in batches]
+    step = compiled(step, reduce_retracing=True)
+    collected = []
+    for batch in batches:
+        check_classes(model, batch.targets, loss)
+        collected.append((batch.inputs[0], *step(batch.inputs[0], batch.targets)))
     points, losses, gradients = (
         np.concatenate([np.asarray(part) for part in parts]) for parts in zip(*collected, strict=True)
     )
     return PointGradients(settings=run_information(), points=points, losses=losses, gradients=gradients)
 
 
+@public
 def masked_outputs(model: keras.Model, points: np.ndarray, masks: np.ndarray) -> MaskedOutputs:
     """Outputs of a model at given points, once for each mask.
 
@@ -146,14 +156,19 @@ def masked_outputs(model: keras.Model, points: np.ndarray, masks: np.ndarray) ->
     masked = with_on_nodes(model)
     num_units = masked.inputs[-1].shape[-1]
     masks = np.asarray(masks)
+    if masks.dtype.kind != "f":
+        check_flags(masks, "masked_outputs: `masks`")
     if masks.ndim != 2 or masks.shape[1] != num_units or len(masks) == 0:
         raise ValueError(
             f"masked_outputs: expected masks of shape (num_masks, {num_units}), one column per unit and at least one "
             f"row, received {masks.shape}."
         )
+    if not np.isfinite(masks).all():
+        raise ValueError("masked_outputs: `masks` holds NaN or infinity; a mask is 0 (off) to 1 (on).")
     (points,), _, _ = collect(as_batches(points, model, targets="ignore"))
     rows = (np.broadcast_to(mask.astype(np.float32), (len(points), num_units)) for mask in masks)
-    outputs = np.stack([masked.predict([points, row], batch_size=4096, verbose=0) for row in rows])
+    with without_retracing_warnings():
+        outputs = np.stack([masked.predict([points, row], batch_size=4096, verbose=0) for row in rows])
     return MaskedOutputs(settings=run_information(), points=points, masks=masks, outputs=outputs)
 
 

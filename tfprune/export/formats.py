@@ -16,6 +16,8 @@ import tensorflow as tf
 from tensorflow.lite.python.convert_phase import ConverterError
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from tfprune.borders import public
+from tfprune.compiling import compiled
 from tfprune.export.inputs import fixed_batch, plain_call, random_inputs, unchanged_states
 from tfprune.files import atomic_write
 from tfprune.graph.walk import functional
@@ -25,6 +27,7 @@ TOLERANCE = 1e-5
 _HALF_TOLERANCE = 2e-2
 
 
+@public
 def saved_model(model: keras.Model, path: str | os.PathLike, *, tolerance: float | None = None) -> Path:
     """Writes a TensorFlow SavedModel, for TensorFlow Serving and other languages, and checks it.
 
@@ -59,6 +62,7 @@ def saved_model(model: keras.Model, path: str | os.PathLike, *, tolerance: float
     return Path(path)
 
 
+@public
 def tflite(model: keras.Model, path: str | os.PathLike, *, tolerance: float | None = None) -> Path:
     """Writes a TFLite file in float32 that runs one sample at a time, and checks it.
 
@@ -118,11 +122,11 @@ def _converted(model: keras.Model, batch: int) -> bytes:
     ]
     # A converted variable is read inside loops before it is set; a constant needs no such care.
     frozen = convert_variables_to_constants_v2(
-        tf.function(plain_call(model)).get_concrete_function(*specs), lower_control_flow=False
+        compiled(plain_call(model)).get_concrete_function(*specs), lower_control_flow=False
     )
     module = tf.Module()
     module.serve = tf.function(
-        lambda *tensors: dict(zip(output_names, frozen(*tensors), strict=True)), input_signature=specs
+        lambda *tensors: dict(zip(output_names, frozen(*tensors), strict=True)), input_signature=specs, autograph=False
     )
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
     try:

@@ -18,11 +18,14 @@ from keras import tree
 from rich.console import Console
 from rich.table import Table
 
+from tfprune.borders import public
+from tfprune.compiling import compiled, without_retracing_warnings
 from tfprune.data import Batch, as_batches
 from tfprune.export.inputs import fixed_batch, input_shapes, plain_call, random_inputs, unchanged_states
 from tfprune.graph import unit_groups
 from tfprune.graph.flops import count_flops, guessed_flops
 from tfprune.graph.walk import functional
+from tfprune.objectives import check_classes, sample_loss
 
 LATENCY_BATCHES = (1, 32)
 _SECONDS_A_BATCH = 3.0
@@ -96,6 +99,7 @@ def _number(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
+@public
 def compare(
     model: keras.Model, small: keras.Model, data: Any = None, *, loss: Any = None, latency_runs: int = 30
 ) -> Comparison:
@@ -144,7 +148,7 @@ def compare(
         lambda: _loss_rows(model, small, batches, first, loss, notes),
         lambda: [_difference_row(model, small, batches, shapes, notes)],
     ):
-        with unchanged_states(model), unchanged_states(small):
+        with unchanged_states(model), unchanged_states(small), without_retracing_warnings():
             rows += measure()
     return Comparison(tuple(rows), tuple(notes))
 
@@ -224,7 +228,7 @@ def _latency_rows(model: keras.Model, small: keras.Model, shapes: list, runs: in
 def _traced(model: keras.Model, tensors: list[tf.Tensor], *, any_batch: bool = False) -> Callable[..., list]:
     """Returns the model's forward pass, compiled for the shapes of `tensors`: one trace, which TensorFlow accepts."""
     specs = [tf.TensorSpec([None if any_batch else len(own), *own.shape[1:]], own.dtype) for own in tensors]
-    return tf.function(plain_call(model)).get_concrete_function(*specs)
+    return compiled(plain_call(model)).get_concrete_function(*specs)
 
 
 def _median_milliseconds(calls: list[Callable[[], list]], runs: int) -> list[float]:
@@ -259,6 +263,7 @@ def _loss_rows(
     if loss is None and (not model.compiled or model.loss is None):
         notes.append(f"Loss left out: model {model.name!r} is not compiled. Compile it, or pass loss=...")
         return []
+    sample_loss(model, loss)
     results = [_evaluated(model, own, batches, model.loss if loss is None else loss) for own in (model, small)]
     names = sorted(results[0], key=lambda name: name != "loss")
     return [_row(name, results[0][name], results[1][name]) for name in names]
@@ -277,6 +282,7 @@ def _evaluated(model: keras.Model, own: keras.Model, batches: Any, loss: Any) ->
     structure = functional(own)._inputs_struct
     results: dict[str, Any] = {}
     for number, batch in enumerate(batches):
+        check_classes(model, batch.targets, loss)
         part = (tree.pack_sequence_as(structure, batch.inputs), batch.targets, batch.weights)
         if not number:
             # Builds metrics and the compiled step, which then counts on from batch to batch.

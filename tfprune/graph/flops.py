@@ -11,11 +11,13 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
+from tfprune.compiling import compiled
 from tfprune.graph import flops_rows
+from tfprune.graph.checks import named
 from tfprune.graph.flops_table import Call, Shape, flops_row_of
 from tfprune.graph.groups import UnitGraph
 from tfprune.graph.walk import functional, is_graph, nodes_of, substituted
-from tfprune.units import LayerValues, check_like
+from tfprune.units import LayerValues, check_flags, check_like
 
 Slots = tuple[int, ...]
 """For every axis of a tensor or weight, where its length after the cut stands."""
@@ -95,11 +97,10 @@ def as_row(graph: UnitGraph, on: LayerValues | np.ndarray | None) -> np.ndarray:
     if on is None:
         return np.ones(graph.num_units, bool)
     if isinstance(on, np.ndarray):
-        if on.dtype != np.bool_:
-            raise TypeError(f"on: expected an array of bool (True = on = kept), received {on.dtype}.")
+        check_flags(on, "on: the array")
         if on.shape != (graph.num_units,):
             raise ValueError(f"on: expected the shape ({graph.num_units},), one for each unit, received {on.shape}.")
-        return on
+        return on.astype(bool)
     row = np.ones(graph.num_units, bool)
     for name, kept in check_like(on, graph.sizes, "mask", partial=True, boolean=True).items():
         row[graph[name].start : graph[name].start + graph[name].size] = kept
@@ -144,7 +145,8 @@ class Costs:
         for name, node, entering, leaving in self._calls:
             row = flops_row_of(node.operation) or flops_rows.one_per_number
             inputs, outputs = tuple(map(shaped, entering)), tuple(map(shaped, leaving))
-            total[name] = total.get(name, 0) + int(row(Call(node.operation, node, inputs, outputs, weights)))
+            count = named(row, node.operation, name, "how many operations it takes, by a count")
+            total[name] = total.get(name, 0) + int(count(Call(node.operation, node, inputs, outputs, weights)))
         return total
 
 
@@ -235,7 +237,7 @@ def _traced_shapes(node: Any, known: dict[int, Shape]) -> list[Shape]:
         args, kwargs = substituted(node, lambda leaf: tf.zeros(known[id(leaf)], leaf.dtype))
         return tree.flatten(node.operation(*args, **kwargs))
 
-    return [tuple(tensor.shape) for tensor in tf.function(call).get_concrete_function().outputs]
+    return [tuple(tensor.shape) for tensor in compiled(call).get_concrete_function().outputs]
 
 
 def _given(model: keras.Model, shapes: Sequence[Shape] | None) -> list[Shape]:

@@ -14,10 +14,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from tfprune.borders import names_of, public
 from tfprune.graph.ids import NOTHING
 from tfprune.graph.read import read
 from tfprune.graph.step import Records
-from tfprune.units import check_like
+from tfprune.units import check_flags, check_like, describe_unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,12 +139,16 @@ class UnitGraph(Mapping[str, Group]):
             Shape `(1, num_units)`, float32, in the order of the graph.
 
         Raises:
+            TypeError: if it is no mapping, or holds integers other than 0 and 1.
             ValueError: if a group is unknown or of another length.
         """
-        for name in mask:
+        for name in mask if isinstance(mask, Mapping) else ():
             if name not in self:
                 raise ValueError(self.unknown(name))
         mask = check_like(mask, self.sizes, "mask", partial=True)
+        for name, own in mask.items():
+            if own.dtype.kind in "iu":
+                check_flags(own, f"The mask of group {name!r}")
         rows = [np.asarray(mask.get(name, np.ones(size)), "float32") for name, size in self.sizes.items()]
         return np.concatenate([np.zeros(0, "float32"), *rows])[None]
 
@@ -154,13 +159,13 @@ class UnitGraph(Mapping[str, Group]):
             layers: names of groups or of member layers; None for all groups.
 
         Raises:
+            TypeError: if something else than names is given, such as a layer.
             ValueError: if a name is unknown, or its units cannot be removed; the message says why.
         """
         if layers is None:
             return self.names
-        wanted = [layers] if isinstance(layers, str) else list(layers)
         chosen = set()
-        for name in wanted:
+        for name in names_of(layers, "layers"):
             found = [group.name for group in self.values() if name in (group.name, *(m.name for m in group.members))]
             if not found:
                 raise ValueError(self.unknown(name))
@@ -170,6 +175,8 @@ class UnitGraph(Mapping[str, Group]):
     def unknown(self, name: str) -> str:
         """Returns the message for a name that is no group: what is wrong with it, and what was perhaps meant."""
         known = f"Groups with removable units: {', '.join(self.names) or 'none'}."
+        if not isinstance(name, str):
+            return f"layers: {describe_unknown([name], self.names)}"
         if name in self.fixed:
             return f"layers: the units of {name!r} cannot be removed ({self.fixed[name][1]}). {known}"
         holders = [group.name for group in self.values() if name in {member.name for member in group.members}]
@@ -301,6 +308,7 @@ def _fixed_layers(
     return result
 
 
+@public
 def unit_groups(model: keras.Model) -> UnitGraph:
     """Finds the units of a model: which exist, which hang together, where they act, and which cannot be removed.
 

@@ -12,6 +12,7 @@ import numpy as np
 from keras import tree
 
 from tfprune.graph import rows_applications, rows_merge, rows_ops, rows_sequence  # noqa: F401  (they fill the table)
+from tfprune.graph.checks import check_outputs
 from tfprune.graph.step import Axes, Records, Signal, Step, signal_of
 from tfprune.graph.table import row_of
 from tfprune.graph.walk import functional, is_graph, nodes_of, run
@@ -118,12 +119,7 @@ class _Reader:
         except Exception as error:  # A row may be a stranger's; whatever it raises is told with its layer.
             raise TypeError(f"{row}: {type(error).__name__}: {error}") from error
         outputs = result if isinstance(result, list) else [result]
-        for axes, tensor in zip(outputs, node.outputs, strict=False):
-            if not isinstance(axes, tuple) or len(axes) != len(tensor.shape):
-                raise TypeError(
-                    f"{row}: it must return a tuple of ids or None for each of the {len(tensor.shape)} axes of an "
-                    f"output, such as inputs.axes; received {axes!r}."
-                )
+        check_outputs(outputs, [tuple(tensor.shape) for tensor in node.outputs], row)
         tied = self._tied.get(id(node.operation))
         if tied is not None:
             for axes in [*outputs, *(signal.axes for signal in signals)]:

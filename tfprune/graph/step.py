@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.graph.checks import check_weight, named
 from tfprune.graph.ids import NOTHING, Ids
 from tfprune.graph.probe import is_elementwise
 
@@ -206,6 +207,9 @@ class Step:
         """Gives ids to the axes of a weight; a weight that gets ids twice unites them. `variable` may be None."""
         if variable is None:
             return
+        check_weight(variable, axes)
+        if rescale is not None:
+            rescale = named(rescale, self.operation, self.name, "a `rescale` of a weight")
         known = self.records.weights.get(id(variable))
         if known is not None:
             axes = tuple(
@@ -227,7 +231,7 @@ class Step:
         edits = self.records.edits.setdefault(id(self.node.operation), {})
         if path in edits and edits[path].ids is not ids:
             ids = self.unite(edits[path].ids, ids, "a shared layer has one size for two calls")
-        edits[path] = Edit(path, ids, change)
+        edits[path] = Edit(path, ids, named(change, self.operation, self.name, f"a change of the size at {path}"))
 
     def argument(
         self,
@@ -236,12 +240,15 @@ class Step:
         change: Callable[[Any, np.ndarray], Any],
     ) -> None:
         """Says that a literal in this call's arguments follows the ids; path starts with a position or a name."""
+        change = named(change, self.operation, self.name, f"a change of the argument at {path}")
         self.records.call_edits.setdefault(id(self.node), []).append(Edit(path, ids, change))
 
     def twin(self, layer_class: type, *ids: np.ndarray | None) -> None:
         """Says which layer stands in for this call in a masked model; untracked rows count as always on."""
         if all(row is None for row in ids):
             return
+        if not isinstance(layer_class, type):
+            raise ValueError(f"step.twin: expected the class of a layer, received {layer_class!r}.")
         self.records.twins[id(self.node)] = Twin(
             layer_class, tuple(np.full(0, NOTHING) if row is None else row for row in ids)
         )

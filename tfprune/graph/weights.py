@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfprune.borders import names_of
 from tfprune.graph.rows_shape import layer_classes
 from tfprune.graph.walk import functional, is_graph, nodes_of
 from tfprune.units import describe_unknown
@@ -93,9 +94,8 @@ def choose_kernels(model: keras.Model, layers: Iterable[str] | str | None) -> di
         raise ValueError(f"model {model.name!r} has no kernels: no trainable weights of rank two or more.")
     if layers is None:
         return kernels
-    wanted = [layers] if isinstance(layers, str) else list(layers)
     chosen = set()
-    for own in wanted:
+    for own in names_of(layers, "layers"):
         matches = {name for name, kernel in kernels.items() if any(_within(n, own) for n in (name, *kernel.aliases))}
         if not matches:
             raise ValueError(f"layers: no kernel of model {model.name!r} has this name. {_unknown(own, kernels)}")

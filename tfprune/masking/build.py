@@ -9,7 +9,9 @@ import keras
 import numpy as np
 from keras import tree
 
+from tfprune.borders import public
 from tfprune.graph import UnitGraph, unit_groups
+from tfprune.graph.checks import named
 from tfprune.graph.walk import call_operation, functional, is_graph, run
 from tfprune.layers import MaskedBidirectional, MaskedRNN, MeanReplacement, TakeUnits
 from tfprune.units import LayerValues, check_like
@@ -18,6 +20,7 @@ ON_NODES = "on_nodes"
 """Name of the input that a masked model has more than its original."""
 
 
+@public
 def with_on_nodes(
     model: keras.Model, layers: Iterable[str] | str | None = None, replacement: LayerValues | None = None
 ) -> keras.Model:
@@ -180,7 +183,8 @@ class _Builder:
             takes = self.has_replacement and issubclass(record.layer_class, MaskedRNN | MaskedBidirectional)
             self._built_in |= takes
             means = [self.means(row) for row in rows] if takes else None
-            self._twins[id(layer)] = record.layer_class(layer, means, name=layer.name, dtype=layer.dtype_policy)
+            make = named(record.layer_class, layer, layer.name, "a twin for masked models")
+            self._twins[id(layer)] = make(layer, means, name=layer.name, dtype=layer.dtype_policy)
         return self._twins[id(layer)], [row if len(row) else None for row in rows]
 
     def nested(self, model: keras.Model) -> keras.Model | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from tfprune.borders import public
 from tfprune.data import Batch, as_batches
 from tfprune.files import atomic_write, check_writable_folder
 from tfprune.graph import unit_groups
@@ -23,7 +24,7 @@ from tfprune.graph.finite import check_finite_weights
 from tfprune.masking.build import ON_NODES, MaskedModel, masked_model, on_nodes_input
 from tfprune.masking.steps import MaskedSteps, Steps, pieces, tensors_of
 from tfprune.objectives import check_classes, describe_loss, sample_loss
-from tfprune.units import LayerValues, check_like
+from tfprune.units import LayerValues, check_flags, check_like
 
 _SECONDS_BETWEEN_SAVES = 5.0
 
@@ -43,6 +44,7 @@ class Sweep:
     num_points: int
 
 
+@public
 def sweep(
     model: keras.Model,
     data: Any,
@@ -109,15 +111,15 @@ def _sizes(model: keras.Model, position: int | None, layers: Any) -> dict[str, i
 def _checked_masks(masks: Any, sizes: dict[str, int]) -> np.ndarray:
     """Returns the masks as a float32 array `(num_masks, num_units)`."""
     num_units = sum(sizes.values())
-    if isinstance(masks, LayerValues):
+    if isinstance(masks, Mapping):
         masks = [masks]
     named = masks if isinstance(masks, Sequence) else ()
-    if set(sizes) == {ON_NODES} and any(isinstance(own, LayerValues) and ON_NODES not in own for own in named):
+    if set(sizes) == {ON_NODES} and any(isinstance(own, Mapping) and ON_NODES not in own for own in named):
         raise ValueError(
             f"masks: the model is masked already, so its {num_units} units have no names here. Pass the model that it "
             "was made of, or rows (num_masks, num_units): unit_groups(model).on_nodes(mask) makes one."
         )
-    if isinstance(masks, Sequence) and len(masks) and all(isinstance(mask, LayerValues) for mask in masks):
+    if isinstance(masks, Sequence) and len(masks) and all(isinstance(mask, Mapping) for mask in masks):
         masks = np.stack([check_like(mask, sizes, f"masks[{k}]").flat for k, mask in enumerate(masks)])
     rows = np.asarray(masks)
     if rows.dtype.kind not in "biuf":
@@ -127,6 +129,8 @@ def _checked_masks(masks: Any, sizes: dict[str, int]) -> np.ndarray:
             f"masks: expected shape (num_masks, {num_units}), one column per unit of {', '.join(sizes)} and at least "
             f"one mask; received {rows.shape}. A single mask is masks[None]."
         )
+    if rows.dtype.kind in "iu":
+        check_flags(rows, "masks: an array of integers")
     rows = rows.astype("float32")
     if not np.isfinite(rows).all():
         bad = int(np.argwhere(~np.isfinite(rows))[0][0])

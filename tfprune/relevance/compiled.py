@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfprune.cache import Recent
+from tfprune.compiling import compiled
 from tfprune.relevance.composites import Composite
 from tfprune.relevance.path import Point, conductance_between, point_on_path
 from tfprune.relevance.propagate import Forward, Plan, Tensors, forward, relevance_tensors
@@ -38,9 +39,9 @@ class Compiled:
         self._logits = start != "softmax"
         self.from_logits = False
         self.num_traces = 0
-        self.rules = tf.function(self._run_rules, autograph=False, reduce_retracing=True)
-        self.score = tf.function(self._run_score, autograph=False, reduce_retracing=True)
-        self.point = tf.function(self._run_point, autograph=False, reduce_retracing=True)
+        self.rules = compiled(self._run_rules, reduce_retracing=True)
+        self.score = compiled(self._run_score, reduce_retracing=True)
+        self.point = compiled(self._run_point, reduce_retracing=True)
 
     def _run_rules(self, inputs: list[Any], baseline: list[Any] | None, indices: Any, start: Any) -> Tensors:
         self.num_traces += 1

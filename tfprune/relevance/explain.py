@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.borders import public
 from tfprune.data import as_batches, collect
 from tfprune.graph.walk import functional, samples_at_once
 from tfprune.relevance.compiled import compiled_for, plan_of
@@ -22,6 +23,7 @@ _FLOATS_AT_ONCE = 2**25
 _STARTS = ("output", "one", "softmax")
 
 
+@public
 def explain(
     model: keras.Model,
     x: Any,
@@ -85,6 +87,7 @@ def explain(
     return request.explanation(found)
 
 
+@public
 def tensors(
     model: keras.Model,
     x: Any,

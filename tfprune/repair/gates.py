@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from tfprune.compiling import compiled
 from tfprune.repair.moments import Moments, fit, row_sums
 
 _ROUNDS = 3
@@ -72,7 +73,7 @@ class _Direction:
         bias = inputs.new.bias
         self._bias = None if bias is None else np.array(keras.ops.convert_to_numpy(bias), "float64")
         self._compiled = {
-            free: tf.function(lambda old, new, free=free: self._sums_of_batch(old, new, free), reduce_retracing=True)
+            free: compiled(lambda old, new, free=free: self._sums_of_batch(old, new, free), reduce_retracing=True)
             for free in (False, True)
         }
 

@@ -8,12 +8,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.borders import public
 from tfprune.distinctiveness.measuring import checked_groups, vectors_of
 from tfprune.distinctiveness.vectors import SAME_ANGLE
 from tfprune.ties import first_lowest, rising_order
 from tfprune.units import LayerValues
 
 
+@public
 def distinctiveness(
     model: keras.Model,
     data: Any = None,

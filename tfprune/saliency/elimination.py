@@ -11,6 +11,7 @@ import numpy as np
 from scipy.linalg.blas import dgemm
 from threadpoolctl import threadpool_limits
 
+from tfprune.borders import public
 from tfprune.data import as_batches
 from tfprune.graph import Group, UnitGraph
 from tfprune.graph.kernels import reading_kernel
@@ -26,6 +27,7 @@ from tfprune.units import LayerValues
 _LEAST_RIDGE = 1e-12
 
 
+@public
 def least_squares(
     model: keras.Model,
     data: Any = None,

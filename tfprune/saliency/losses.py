@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.borders import public
+from tfprune.compiling import compiled
 from tfprune.data import as_batches
 from tfprune.graph import unit_groups
 from tfprune.graph.walk import samples_at_once
@@ -32,6 +35,7 @@ _PLACES = ("after", "before")
 FLOATS_AT_ONCE = 2**24
 
 
+@public
 def on_nodes_gradient(
     model: keras.Model,
     data: Any = None,
@@ -73,6 +77,7 @@ def on_nodes_gradient(
     return _gradient_scores(model, data, chosen_groups(model, layers)[1], loss, None, signed)
 
 
+@public
 def mean_replacement(
     model: keras.Model,
     data: Any = None,
@@ -124,6 +129,7 @@ def mean_replacement(
     return _mean_replaced(model, data, layers, loss, means, place, score)
 
 
+@public
 def mean_replacement_penalty(
     model: keras.Model,
     data: Any = None,
@@ -197,6 +203,7 @@ def _mean_replaced(
     return LayerValues({name: scores[name] for name in names})
 
 
+@public
 def loss_change(
     model: keras.Model,
     data: Any = None,
@@ -279,7 +286,7 @@ def _gradient_step(masked: keras.Model, per_sample: Callable, signed: bool) -> C
     """Returns a compiled function of inputs, targets and weights: sums over a batch `(num_units,)` in float64."""
     num_units = masked.inputs[-1].shape[1]
 
-    @tf.function(reduce_retracing=True)
+    @partial(compiled, reduce_retracing=True)
     def step(inputs: list[Any], targets: Any, weights: Any) -> Any:
         # A row for each sample: its gradient is that of the sample's own loss.
         rows = tf.ones([tf.shape(inputs[0])[0], num_units])

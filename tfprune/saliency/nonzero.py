@@ -8,12 +8,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.borders import public
 from tfprune.saliency.units import by_group, chosen_groups, made_by, read_by
 from tfprune.units import LayerValues
 
 _WHICH = ("incoming", "outgoing", "either", "both")
 
 
+@public
 def nonzero_fraction(
     model: keras.Model,
     data: Any = None,

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.borders import public
 from tfprune.data import as_batches
 from tfprune.masking import refuse_masked
 from tfprune.relevance import Composite, explain
@@ -15,6 +16,7 @@ from tfprune.saliency.units import by_group, check_data, chosen_groups
 from tfprune.units import LayerValues
 
 
+@public
 def relevance(
     model: keras.Model,
     data: Any = None,
@@ -62,6 +64,7 @@ def relevance(
     return _scores(model, data, layers, signed, **options)
 
 
+@public
 def conductance(
     model: keras.Model,
     data: Any = None,

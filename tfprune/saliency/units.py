@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.borders import public
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.finite import check_finite_weights
 from tfprune.graph.kernels import making_kernels, reading_kernel
@@ -43,6 +44,7 @@ def check_data(data: Any, score: str) -> None:
         )
 
 
+@public
 def weight_norm(
     model: keras.Model,
     data: Any = None,
@@ -130,6 +132,7 @@ def read_by(graph: UnitGraph) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             yield columns, weights
 
 
+@public
 def random(
     model: keras.Model,
     data: Any = None,
@@ -168,6 +171,7 @@ def random(
     )
 
 
+@public
 def activation_std(
     model: keras.Model,
     data: Any = None,
@@ -216,6 +220,7 @@ def activation_std(
     return LayerValues({name: scores[name] for name in names})
 
 
+@public
 def zero_fraction(model: keras.Model, data: Any = None, *, layers: Iterable[str] | str | None = None) -> LayerValues:
     """Scores each unit by the share of its values that are not zero: 1 - APoZ.
 
@@ -250,6 +255,7 @@ def zero_fraction(model: keras.Model, data: Any = None, *, layers: Iterable[str]
     return LayerValues({name: 1 - shares[name] if name in shares else np.ones(graph[name].size) for name in names})
 
 
+@public
 def batch_norm_scale(model: keras.Model, data: Any = None, *, layers: Iterable[str] | str | None = None) -> LayerValues:
     """Scores each unit by the scale |gamma| that batch normalization gives it, the mean of them where several do.
 

@@ -23,6 +23,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.borders import public
 from tfprune.graph.finite import check_finite_weights
 from tfprune.graph.weights import choose_kernels
 from tfprune.saliency import derivatives
@@ -61,6 +62,7 @@ class Probes:
                 raise ValueError(f"Probes: `{name}` expects a whole number of at least {least}, received {value!r}.")
 
 
+@public
 def magnitude(
     model: keras.Model,
     data: Any = None,
@@ -101,6 +103,7 @@ def magnitude(
     return LayerValues({name: np.abs(_numbers(kernel.variable)) for name, kernel in kernels.items()})
 
 
+@public
 def taylor1(
     model: keras.Model,
     data: Any = None,
@@ -145,6 +148,7 @@ def taylor1(
     return _finished(own, products, absolute)
 
 
+@public
 def taylor2(
     model: keras.Model,
     data: Any = None,
@@ -194,6 +198,7 @@ def taylor2(
     return _second_order(model, data, layers, loss, absolute, (step, eps), curvature, "taylor2")
 
 
+@public
 def hessian(
     model: keras.Model,
     data: Any = None,
@@ -243,6 +248,7 @@ def hessian(
     return _second_order(model, data, layers, loss, absolute, (step, eps), curvature, "hessian")
 
 
+@public
 def loss_change(
     model: keras.Model,
     data: Any = None,
@@ -284,6 +290,7 @@ def loss_change(
     return _finished(own, derivatives.exact_changes(own), absolute)
 
 
+@public
 def random(
     model: keras.Model,
     data: Any = None,

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.borders import public
 from tfprune.graph import Group, unit_groups
 from tfprune.graph.step import Exit
 from tfprune.graph.wiring import Wiring, pulled_back
@@ -79,6 +80,7 @@ class ExitStatistics:
         return self._places[_exit_key(exit)]
 
 
+@public
 def unit_statistics(
     model: keras.Model, data: Any, *, layers: Iterable[str] | str | None = None, covariance: bool = False
 ) -> UnitStatistics:
@@ -137,6 +139,7 @@ def unit_statistics(
     )
 
 
+@public
 def exit_statistics(model: keras.Model, data: Any, exits: Sequence[Exit] | None = None) -> ExitStatistics:
     """Measures mean and covariance of what kernels read, in one pass over the data.
 
@@ -186,6 +189,7 @@ def _exit_statistics(model: keras.Model, data: Any, exits: Sequence[Exit], covar
     return ExitStatistics(tuple(moments), skipped, named)
 
 
+@public
 def exit_means(model: keras.Model, data: Any, *, layers: Iterable[str] | str | None = None) -> LayerValues:
     """Measures the mean of each unit where kernels read it: what `with_on_nodes` takes as `replacement`.
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras.src import backend
 
 from tfprune.cache import Recent
+from tfprune.compiling import compiled
 from tfprune.data import as_batches
 from tfprune.graph.finite import check_finite_weights
 from tfprune.graph.walk import ancestors, call_operation, run_flat
@@ -128,7 +129,7 @@ class _Pass:
         self._matrix = matrix
         self._only = ancestors(model, {id(place.node) for place in places})
         signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
-        self.compiled = tf.function(self._call, input_signature=[signature])
+        self.compiled = compiled(self._call, input_signature=[signature])
 
     @property
     def samples_at_once(self) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import keras
 import numpy as np
 
+from tfprune.borders import public
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.step import Exit
 from tfprune.layers import MaskedLayerNormalization
@@ -19,6 +21,7 @@ from tfprune.surgery.removal import cut_out
 from tfprune.surgery.repairing import rows_of_units
 
 
+@public
 def remove_dead(model: keras.Model, data: Any, tolerance: float = 0.0) -> keras.Model:
     """Cuts out the units that are constant on the data, or that nothing reads, at no change of output.
 
@@ -37,12 +40,18 @@ def remove_dead(model: keras.Model, data: Any, tolerance: float = 0.0) -> keras.
         stays in every group.
 
     Raises:
+        TypeError: if the tolerance is no number.
         ValueError: if the tolerance is negative, or the data do not fit.
 
     Example:
         >>> remove_dead(net, x).count_params() <= net.count_params()    # doctest: +SKIP
         True
     """
+    if isinstance(tolerance, bool) or not isinstance(tolerance, numbers.Real):
+        raise TypeError(
+            f"tolerance: expected a number, received {type(tolerance).__name__}. Inputs and targets are one value: "
+            "data=(x, y); targets are not needed."
+        )
     if not np.isfinite(tolerance) or tolerance < 0:
         raise ValueError(f"tolerance: expected a number of at least 0, received {tolerance!r}.")
     refuse_masked(model)

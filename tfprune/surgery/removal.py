@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.borders import public
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.finite import check_finite_weights
 from tfprune.masking import refuse_masked
@@ -17,6 +18,7 @@ from tfprune.surgery.repairing import Repairer, needs_bias
 from tfprune.units import LayerValues, check_like
 
 
+@public
 def remove(
     model: keras.Model,
     mask: LayerValues,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+from tfprune.borders import public
 from tfprune.graph import unit_groups
 from tfprune.graph.weights import kernel_weights
 from tfprune.surgery.rebuild import Cut, compile_like
 from tfprune.units import LayerValues, check_like
 
 
+@public
 def zero_weights(model: keras.Model, weight_mask: LayerValues) -> keras.Model:
     """Sets single weights to zero, in a new model of the same size (unstructured pruning).
 

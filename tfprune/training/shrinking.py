@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from tfprune.borders import public
 from tfprune.data import as_batches, collect
 from tfprune.graph import unit_groups
 from tfprune.masking import refuse_masked
@@ -48,6 +49,7 @@ class ShrunkModel(NamedTuple):
     steps: list[PruningStep]
 
 
+@public
 def shrink_while_training(
     model: keras.Model,
     data: Any,
