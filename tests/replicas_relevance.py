@@ -26,7 +26,8 @@ def _normalized(a, w, b, epsilon=0.0, biases=True):
     yield 1.0 / blip(sum(z) + (b if biases else 0.0), epsilon), z, b if biases else 0.0
 
 
-def _gamma(a, w, b, gamma=0.25):
+def _gamma(a, w, b, gamma=0.25, biases=True):
+    b = b if biases else 0.0
     z = []
     for i in range(len(a)):
         z.append(a[i] * w[i] + gamma * max(a[i] * w[i], 0.0))
@@ -34,7 +35,8 @@ def _gamma(a, w, b, gamma=0.25):
     yield 1.0 / (sum(z) + own), z, own
 
 
-def _alpha_beta(a, w, b, alpha=2.0, beta=1.0):
+def _alpha_beta(a, w, b, alpha=2.0, beta=1.0, biases=True):
+    b = b if biases else 0.0
     up = [max(a[i] * w[i], 0.0) for i in range(len(a))]
     down = [min(a[i] * w[i], 0.0) for i in range(len(a))]
     total, total_down = sum(up) + max(b, 0.0), sum(down) + min(b, 0.0)
@@ -44,17 +46,20 @@ def _alpha_beta(a, w, b, alpha=2.0, beta=1.0):
         yield -beta / total_down, down, min(b, 0.0)
 
 
-def _w_square(a, w, b):
+def _w_square(a, w, b, biases=True):
+    b = b if biases else 0.0
     yield 1.0 / (sum(x * x for x in w) + b * b), [x * x for x in w], b * b
 
 
-def _flat(a, w, b):
-    yield 1.0 / (len(a) + 1.0), [1.0] * len(a), 1.0
+def _flat(a, w, b, biases=True):
+    own = 1.0 if biases else 0.0
+    yield 1.0 / (len(a) + own), [1.0] * len(a), own
 
 
-def _z_box(a, w, b, low=0.0, high=1.0):
+def _z_box(a, w, b, low=0.0, high=1.0, biases=False):
+    b = b if biases else 0.0
     z = [a[i] * w[i] - low * max(w[i], 0.0) - high * min(w[i], 0.0) for i in range(len(a))]
-    yield 1.0 / sum(z), z, 0.0
+    yield 1.0 / (sum(z) + b), z, b
 
 
 LINEAR = {
@@ -62,7 +67,7 @@ LINEAR = {
     "normalized": _normalized,
     "gamma": _gamma,
     "alpha_beta": _alpha_beta,
-    "z_plus": lambda a, w, b: _alpha_beta(a, w, b, 1.0, 0.0),
+    "z_plus": lambda a, w, b, biases=True: _alpha_beta(a, w, b, 1.0, 0.0, biases),
     "w_square": _w_square,
     "flat": _flat,
     "z_box": _z_box,

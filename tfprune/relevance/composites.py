@@ -44,7 +44,7 @@ class Composite:
         TypeError: if something else than a rule stands for a rule.
 
     Example:
-        >>> Composite(linear="normalized", nonlinearity="ignore", by_name={"first": rules.ZBox(0.0, 1.0)}).flow
+        >>> Composite(linear="normalized", nonlinearity="ignore", by_name={"first": rules.ZBox(low=0.0, high=1.0)}).flow
         'relevance'
     """
 
