@@ -11,7 +11,13 @@ import tensorflow as tf
 
 from tfprune.graph.read import read
 from tfprune.graph.walk import functional, is_graph, nodes_of, run_flat
-from tfprune.relevance import rows_kernel, rows_sequence, rows_shape  # noqa: F401  (they fill the table)
+from tfprune.relevance import (  # noqa: F401  (they fill the table)
+    rows_attention,
+    rows_kernel,
+    rows_operation,
+    rows_sequence,
+    rows_shape,
+)
 from tfprune.relevance.composites import Composite
 from tfprune.relevance.rules import KINDS
 from tfprune.relevance.steps import Recorder, Step, Trace, Value
