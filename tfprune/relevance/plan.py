@@ -41,8 +41,10 @@ class Plan:
         self._name_layers(model, "")
         self._find_calls()
         self.sites = self._find_sites()
-        wide = [getattr(layer, "compute_dtype", "") == "float64" for layer in model._flatten_layers()]
-        self.dtype = "float64" if any(wide) else "float32"
+        # Operations have no precision of their own; it shows in what they give out.
+        wide = any(getattr(layer, "compute_dtype", "") == "float64" for layer in model._flatten_layers())
+        wide = wide or any(tensor.dtype == "float64" for tensor in functional(model).outputs)
+        self.dtype = "float64" if wide else "float32"
 
     def _name_layers(self, model: keras.Model, prefix: str) -> None:
         for node in nodes_of(model):
@@ -104,7 +106,9 @@ class Plan:
                 f"layers: expected names of layers, received {wrong!r}. Give its name: layers=[layer.name]; inside a "
                 "model 'model/layer'."
             )
-        entries = [layer.name for layer in functional(self.model)._layers if isinstance(layer, keras.layers.InputLayer)]
+        graph = functional(self.model)
+        entries = {layer.name for layer in graph._layers if isinstance(layer, keras.layers.InputLayer)}
+        entries.update(tensor.name for tensor in graph.inputs)
         for name in names:
             if name in entries and name not in self._calls:
                 raise ValueError(f"layers: {name!r} is an input; its relevance is in `.inputs`.")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfprune.graph.probe import is_elementwise
@@ -165,6 +166,9 @@ class Trace:
 
     def cast(self, tensor: Any) -> Any:
         """Returns a weight or array as a tensor in the precision in which relevance is computed."""
+        if isinstance(tensor, bool | int | float | np.ndarray | np.generic):
+            # Straight from double precision, as Keras would round it to single first.
+            return tf.constant(np.asarray(tensor), self.dtype)
         return tf.cast(keras.ops.convert_to_tensor(tensor), self.dtype)
 
     def linear(

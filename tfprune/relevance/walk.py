@@ -49,6 +49,12 @@ def conductance(
 ) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
     """The mean gradient along the way by Simpson's rule, and what units and layers conduct on it.
 
+    Where all behind a unit is smooth, the error falls with the fourth power of the number of steps (its own relu and
+    those before it: with the second power). Where a relu behind it switches on the way, the gradient jumps, and the
+    error falls with the first power. A step costs a gradient and three passes over all numbers at the units (subtract,
+    multiply, sum up; another three at every second point): a quarter of a gradient in a small convolutional net, which
+    no order of these passes makes less than a tenth.
+
     Args:
         compiled: the compiled functions.
         inputs: one tensor per input.
@@ -63,7 +69,7 @@ def conductance(
     steps += steps % 2
     last, totals, conducted = [], None, None
     for step in range(steps + 1):
-        fraction = tf.constant(step / steps)
+        fraction = tf.constant(step / steps, "float64")
         weight = (1.0 if step in (0, steps) else 4.0 if step % 2 else 2.0) / (3.0 * steps)
         if step % 2 or not step:
             point = compiled.point(inputs, baseline, fraction, indices)
@@ -80,10 +86,10 @@ def conductance(
 
 
 def _midpoints(steps: int) -> list[Any]:
-    return [tf.constant((step + 0.5) / steps) for step in range(steps)]
+    return [tf.constant((step + 0.5) / steps, "float64") for step in range(steps)]
 
 
 def _added(total: Any, part: Any, weight: float) -> Any:
     """Returns total + weight * part, whatever structure they have."""
-    weighted = part if weight == 1.0 else tf.nest.map_structure(lambda x: tf.cast(weight, x.dtype) * x, part)
+    weighted = part if weight == 1.0 else tf.nest.map_structure(lambda x: tf.constant(weight, x.dtype) * x, part)
     return weighted if total is None else tf.nest.map_structure(tf.add, total, weighted)
