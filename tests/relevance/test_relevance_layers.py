@@ -74,8 +74,23 @@ def test_each_call_of_a_shared_layer_and_each_output(generator):
     behind = found.biases["out"].sum(axis=1)
     both = found.at["gru:1"].sum(axis=(1, 2)) + found.at["gru:2"].sum(axis=1)
     np.testing.assert_allclose(both + behind, found.output, rtol=1e-8)
-    summed = sum(found.at[name].sum(axis=1) for name in ("shared@1", "shared@2"))
-    np.testing.assert_allclose(summed, found.units["shared"], rtol=1e-8)
+    behind += found.biases["gru"].sum(axis=1)
+    np.testing.assert_allclose(found.at["shared@2"].sum(axis=(1, 2)) + behind, found.output, rtol=1e-8)
+    bias = model.get_layer("shared").get_weights()[1]
+    assert np.abs(bias).min() > 0
+    first = found.at["shared@1"].sum(axis=(1, 2))
+    assert (np.abs(first - found.at["shared@2"].sum(axis=(1, 2))) > 1e-6).all()
+
+
+def test_a_layer_that_changes_nothing_has_only_what_passes_through_it(generator):
+    """Beside a branch that goes past it, with which it shares its value."""
+    x = keras.Input((3,), name="x", **DOUBLE)
+    h = layers.Dense(3, name="first", **DOUBLE)(x)
+    past = layers.Add(name="sum", **DOUBLE)([h, layers.Dropout(0.5, name="drop", **DOUBLE)(h)])
+    model = randomise(keras.Model(x, layers.Dense(2, name="out", **DOUBLE)(past)))
+    found = explain(model, generator.normal(size=(2, 3)), target=0, layers=["first", "drop", "sum"])
+    np.testing.assert_allclose(found.at["first"], found.at["sum"], rtol=1e-9)
+    np.testing.assert_allclose(found.at["drop"], 0.5 * found.at["sum"], rtol=1e-9)
 
 
 def test_layers_inside_a_model_by_path(generator):

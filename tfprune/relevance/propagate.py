@@ -111,17 +111,18 @@ def forward(
         references = [entering(tf.broadcast_to(b, tf.shape(x))) for b, x in zip(baseline, inputs, strict=True)]
     values = [Value(entering(x), reference) for x, reference in zip(inputs, references, strict=True)]
     seen: dict[int, list[Value]] = {}
-    names = plan.names_of_outputs(layers)
-    given = {(id(names[name][0]), names[name][1]): tensor for name, tensor in (instead or {}).items()}
+    names = {(id(tensor), turn): name for name, (tensor, turn) in plan.names_of_outputs(layers).items()}
+    looked: dict[tuple[int, int], Value] = {}
 
     def call(node: Any, args: tuple, kwargs: dict) -> list[Value]:
         outputs = _called(plan, recorder, node, args, kwargs)
         for number, reference in enumerate(node.outputs):
             own = seen.setdefault(id(reference), [])
-            other = given.get((id(reference), len(own)))
-            if other is not None:
-                outputs[number] = Value(other, mask=outputs[number].mask)
+            place = id(reference), len(own)
             own.append(outputs[number])
+            if place in names:
+                other = None if instead is None else instead.get(names[place])
+                looked[place] = outputs[number] = _given_out(recorder, node.operation, outputs[number], other)
         return outputs
 
     result = run_flat(plan.model, values, call)[output]
@@ -134,8 +135,17 @@ def forward(
             kinds.setdefault(step.name, set()).update({step.kind} & set(KINDS))
         composite.check_names(kinds)
     sites = {site.name: (site.axis, seen[id(site.tensor)]) for site in plan.sites if id(site.tensor) in seen}
-    looked = {name: seen[id(tensor)][turn] for name, (tensor, turn) in names.items()}
-    return Forward(recorder.steps, values, result, sites, looked, from_logits)
+    found = {name: looked[id(tensor), turn] for name, (tensor, turn) in plan.names_of_outputs(layers).items()}
+    return Forward(recorder.steps, values, result, sites, found, from_logits)
+
+
+def _given_out(recorder: Recorder, operation: Any, value: Value, instead: Any) -> Value:
+    """What a layer gives out as a value of its own: the same one may be read elsewhere, or inside the layer."""
+    if instead is not None:
+        return Value(instead, mask=value.mask)
+    copy = Trace(recorder, operation, operation.name).move(tf.identity, value)
+    copy.mask, copy.logits = value.mask, value.logits
+    return copy
 
 
 def _called(plan: Plan, recorder: Recorder, node: Any, args: tuple, kwargs: dict) -> list[Value]:
