@@ -184,6 +184,29 @@ def test_conductance_against_a_great_many_steps(activations, steps, tolerance, g
     np.testing.assert_allclose(found.delta, found.output - found.baseline_output - found.inputs.sum(axis=1), atol=1e-9)
 
 
+def test_conductance_by_differences_sees_where_relus_switch(generator):
+    """Two layers of relus: far nearer to a great many steps than gradients at points; the sum is kept in any case."""
+    model = dense_chain(("relu", "relu", "linear"))
+    weights = [layer.get_weights() for layer in model.layers]
+    functions = [FUNCTIONS[name] for name in ("relu", "relu", "linear")]
+    x, baseline = generator.normal(size=(6, 5)), 0.3 * generator.normal(size=5)
+    options = {"baseline": baseline, "target": 1, "layers": ["layer_0", "layer_1"]}
+    exact = np.stack([replicas.conductance(weights, functions, one, baseline, 1, 8000)[0] for one in x])
+    errors = {}
+    for method in ("conductance", "conductance_by_differences"):
+        found = explain(model, x, method=method, steps=50, **options)
+        errors[method] = np.abs(found.units["layer_0"] - exact).max()
+        np.testing.assert_allclose(found.at["layer_0"], found.units["layer_0"], rtol=1e-9, atol=1e-12)
+    assert errors["conductance_by_differences"] < 1e-3
+    assert errors["conductance_by_differences"] < 0.2 * errors["conductance"]
+    for steps in (1, 3):
+        found = explain(model, x, method="conductance_by_differences", steps=steps, **options)
+        rise = found.output - found.baseline_output
+        np.testing.assert_allclose(found.delta, 0.0, atol=1e-9)
+        for array in (found.inputs, found.units["layer_0"], found.at["layer_1"]):
+            np.testing.assert_allclose(array.sum(axis=1), rise, atol=1e-9)
+
+
 def test_conductance_at_a_convolution(generator):
     """In full shape, summed over positions what the units conduct; all together the rise of the output."""
     model = conv_chain()

@@ -8,8 +8,8 @@ import keras
 import tensorflow as tf
 
 from tfprune.cache import Recent
-from tfprune.relevance.composites import Composite
-from tfprune.relevance.path import Conducted, Point, conducted_at, point_on_path, slopes_between, values_at
+from tfprune.relevance.composites import PRESETS, Composite
+from tfprune.relevance.path import Conducted, Point, between, conducted_at, point_on_path, slopes_between, values_at
 from tfprune.relevance.plan import Plan
 from tfprune.relevance.propagate import Forward, Tensors, forward, relevance_tensors
 from tfprune.relevance.targets import Target
@@ -53,6 +53,7 @@ class Compiled:
         self.point = _compiled(self._run_point)
         self.next_point = _compiled(self._run_next_point)
         self.last_conducted = _compiled(self._run_last_conducted)
+        self.stretch = _compiled(self._run_stretch)
         self.values = _compiled(self._run_values)
         self.slopes = _compiled(self._run_slopes)
 
@@ -102,6 +103,25 @@ class Compiled:
         self.num_traces += 1
         values = [one_back, point.values, two_back, point.values]
         return conducted_at(self._plan, point.slopes, values, even=True)
+
+    def _run_stretch(
+        self, inputs: list[Any], baseline: list[Any], before: Any, after: Any, indices: Any
+    ) -> tuple[list[Any], Conducted]:
+        """One stretch of the way as a comparison of its ends: multipliers of the inputs, and what is conducted."""
+        self.num_traces += 1
+        ends = [
+            (between(self._plan, b, x, before), between(self._plan, b, x, after))
+            for x, b in zip(inputs, baseline, strict=True)
+        ]
+        start, end = zip(*ends, strict=True)
+        options = {"output": self._output, "logits": self._logits, "units": self._units, "layers": self._layers}
+
+        def seed(value: Any, known: Any = None) -> tuple:
+            return self._target.seed(value, indices if known is None else known)
+
+        composite = PRESETS["compare_to_baseline"]
+        found = relevance_tensors(self._plan, composite, list(end), list(start), seed, **options)
+        return found.multipliers, Conducted(found.units, found.at)
 
     def _run_values(self, inputs: list[Any]) -> dict[str, Any]:
         self.num_traces += 1

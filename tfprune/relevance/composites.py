@@ -162,8 +162,8 @@ PRESETS = {
 }
 """The methods that are a composite."""
 
-PATH_METHODS = ("integrated_gradients", "conductance")
-"""The methods that add up gradients on the way from a baseline."""
+PATH_METHODS = ("integrated_gradients", "conductance", "conductance_by_differences")
+"""The methods that add up gradients, or slopes of differences, on the way from a baseline."""
 
 
 def composite_of(method: Any) -> Composite:

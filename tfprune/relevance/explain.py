@@ -17,7 +17,7 @@ from tfprune.relevance.explanation import Explanation
 from tfprune.relevance.plan import Plan
 from tfprune.relevance.propagate import Tensors, relevance_tensors
 from tfprune.relevance.targets import Target, checked_axis, target_of
-from tfprune.relevance.walk import conductance, integrated_gradients
+from tfprune.relevance.walk import WALKS
 from tfprune.units import LayerValues, describe_unknown
 
 # Numbers that one chunk may fill on the way forward.
@@ -45,7 +45,9 @@ def explain(
     was added up, biases included ("lrp_inputs_only" leaves biases out, "lrp_epsilon" and "lrp_epsilon_plus" are the
     field's stabler ones); "blame_the_bias", the same as "lrp" without a division by anything small;
     "compare_to_baseline", which explains the difference from another input; "integrated_gradients" and "conductance",
-    which add up gradients on the way from a baseline. A `Composite` mixes rules at will.
+    which add up gradients on the way from a baseline; "conductance_by_differences", the same by comparisons from point
+    to point, which sees where between two points a relu switches and keeps the sum at any number of steps: for nets
+    with several layers of relus, at twice the cost of a step. A `Composite` mixes rules at will.
 
     Where a method promises it, relevance of inputs + biases = output (or the difference from the baseline's). What is
     missing is in `.delta`: `found.inputs.sum() + sum(own.sum() for own in found.biases.values()) + found.delta.sum()`
@@ -65,11 +67,11 @@ def explain(
         start: None for the method's own start; "output" or "one": relevance of the target at the start; "softmax":
             explain the probability, not the logit (methods that differentiate or compare); or an array shaped like the
             output.
-        steps: stretches of the way, for "integrated_gradients" and "conductance"; conductance takes them in pairs, an
-            odd number is one more.
+        steps: stretches of the way, for methods that walk; "conductance" takes them in pairs, an odd number is one
+            more.
         units: whether to look at the units of layers too, which takes a little longer.
         layers: names of layers at which to look in full shape, for `.at`; those inside a model as 'model/layer'. For
-            "conductance" what each number there conducts; for "integrated_gradients" those of the layer itself: the
+            conductance what each number there conducts; for "integrated_gradients" those of the layer itself: the
             gradients by its output on the straight way between what it gives out at the baseline and at x, while all
             that goes past it stays as at x; each layer is a walk of its own.
         class_axis: the axis of the output that holds the classes, where it is not the last.
@@ -183,8 +185,7 @@ class _Request:
         self.target = target_of(target, self.num_samples, shape, self.output_name, options["class_axis"])
         self.start = self._checked_start(start, shape)
         kind = "array" if isinstance(self.start, np.ndarray) else self.start
-        self.conducts = self.is_path and method == "conductance"
-        units = self.conducts if self.is_path else bool(units)
+        units = method != "integrated_gradients" if self.is_path else bool(units)
         self.layers = self.plan.checked_layers(options["layers"])
         looks = {"units": units, "layers": self.layers}
         self.compiled = compiled_for(self.plan, self.composite, self.target, self.output, kind, **looks)
@@ -255,8 +256,7 @@ class _Request:
         score, found = compiled.score(inputs, indices, count)
         indices = found if indices is None else indices
         baseline_score, _ = compiled.score(baseline, indices, count)
-        walk = conductance if self.conducts else integrated_gradients
-        totals, units, at = walk(compiled, inputs, baseline, indices, self.steps, self.layers)
+        totals, units, at = WALKS[self.method](compiled, inputs, baseline, indices, self.steps, self.layers)
         differences = [x - b for x, b in zip(inputs, baseline, strict=True)]
         shares = [g * tf.cast(d, g.dtype) for g, d in zip(totals, differences, strict=True)]
         explained = sum(tf.reduce_sum(s, axis=list(range(1, len(s.shape)))) for s in shares)

@@ -29,7 +29,8 @@ class Point(NamedTuple):
     slopes: tuple[dict[str, list[Any]], dict[str, Any]]
 
 
-def _between(plan: Plan, start: Any, end: Any, fraction: Any) -> Any:
+def between(plan: Plan, start: Any, end: Any, fraction: Any) -> Any:
+    """Returns what lies on the straight way from `start` to `end`, in the precision of the plan."""
     start, end = tf.cast(start, plan.dtype), tf.cast(end, plan.dtype)
     return start + tf.cast(fraction, plan.dtype) * (end - start)
 
@@ -48,7 +49,7 @@ def point_on_path(
         sites: whether to look at the units of layers too.
         **options: `output`, `logits` and `layers`, as for `forward`.
     """
-    here = [_between(plan, b, x, fraction) for x, b in zip(inputs, baseline, strict=True)]
+    here = [between(plan, b, x, fraction) for x, b in zip(inputs, baseline, strict=True)]
     run = forward(plan, _GRADIENT, here, None, **options)
     _, score, slope = seed(run.output.tensor)
     found, _ = backward(run, _GRADIENT, slope, blame=False)
@@ -99,7 +100,7 @@ def slopes_between(
     own = forward(plan, _GRADIENT, inputs, None, **options)
     # What relevance starts from has one slope everywhere, and stays as it is.
     free = [name for name, value in own.outputs.items() if not (own.from_logits and value.logits is own.output)]
-    instead = {name: _between(plan, start[name], end[name], fraction) for name in free}
+    instead = {name: between(plan, start[name], end[name], fraction) for name in free}
     run = forward(plan, _GRADIENT, inputs, None, **options, instead=instead)
     slope = seed(run.output.tensor)[2]
     found, _ = backward(run, _GRADIENT, slope, blame=False)

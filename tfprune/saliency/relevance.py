@@ -74,8 +74,8 @@ def conductance(
 ) -> LayerValues:
     """Scores each unit by what it conducts on the way from a baseline to a sample: mean absolute value over samples.
 
-    The integral of dF / dy along the change of y, by parabolas through three points each; over a layer that cuts the net in two that makes F(x) less
-    F(baseline).
+    The integral of dF / dy along the change of y, by parabolas through three points each; over a layer that cuts the
+    net in two that makes F(x) less F(baseline).
 
     Args:
         model: a Sequential or functional model with one output and float inputs.
