@@ -118,7 +118,7 @@ def dense_net(activations, seed):
     return keras.Sequential([keras.Input((6,), dtype="float64"), *stack])
 
 
-def errors(num_nets=4, steps=50, great_many=4000):
+def errors(num_nets=3, steps=50, great_many=1000):
     """The largest error over the units of both hidden layers and 20 samples, for several nets; in probability."""
     rows = []
     for activations in (("relu", "sigmoid", "softmax"), ("tanh", "sigmoid", "softmax"), ("relu", "relu", "softmax")):
