@@ -1,6 +1,7 @@
 """What relevance costs: ratios to one compiled gradient of the same model and batch, all in one process.
 
-A 28 x 28 conv net (32 - 64 - pool - 128 - 10, batch 64) and VGG16 (batch 4). `--small` leaves VGG16 out.
+A 28 x 28 conv net (32 - 64 - pool - 128 - 10, batch 64) and VGG16 (batch 4). `--small` leaves VGG16 out. And how far
+conductance at 50 steps is from that at a great many, on dense nets in float64.
 """
 
 import os
@@ -18,6 +19,7 @@ import tensorflow as tf
 from keras import layers
 
 from tfprune import relevance
+from tfprune.relevance.walk import WALKS
 
 STEPS = 32
 TARGETS = {
@@ -26,7 +28,8 @@ TARGETS = {
     "deconvolution": 1.15,
     "compare_to_baseline": 2.6,
     "integrated_gradients": 1.05,
-    "conductance": 1.05,
+    "conductance": 1.10,
+    "conductance_by_differences": 2.6,
 }
 
 
@@ -93,7 +96,7 @@ def compare(model, batch, rounds):
     one, one_wall = seconds.pop("gradient by GradientTape")
     rows = []
     for method, (own, own_wall) in seconds.items():
-        per = STEPS if method in ("integrated_gradients", "conductance") else 1
+        per = STEPS if method in WALKS else 1
         unit = f"per step of {STEPS}" if per > 1 else "per call"
         ratios = f"{own / per / one:.2f}", f"{own_wall / per / one_wall:.2f}"
         rows.append((method, *ratios, f"{TARGETS[method]:.2f}", unit))
@@ -104,11 +107,41 @@ def compare(model, batch, rounds):
     networks.print_table(title, ("method", "ratio (processor)", "ratio (clock)", "at most", ""), rows)
 
 
+def dense_net(activations, seed):
+    keras.utils.set_random_seed(seed)
+    wide = keras.initializers.VarianceScaling(6.0, mode="fan_in", distribution="normal")
+    options = {"kernel_initializer": wide, "bias_initializer": keras.initializers.RandomNormal(stddev=0.3)}
+    stack = [
+        layers.Dense(width, activation, dtype="float64", name=f"layer_{k}", **options)
+        for k, (width, activation) in enumerate(zip((10, 8, 3), activations, strict=True))
+    ]
+    return keras.Sequential([keras.Input((6,), dtype="float64"), *stack])
+
+
+def errors(num_nets=3, steps=50, great_many=1000):
+    """The largest error over the units of both hidden layers and 20 samples, for several nets; in probability."""
+    rows = []
+    for activations in (("relu", "sigmoid", "softmax"), ("tanh", "sigmoid", "softmax"), ("relu", "relu", "softmax")):
+        found = {"conductance": [], "conductance_by_differences": []}
+        for seed in range(num_nets):
+            model = dense_net(activations, seed)
+            x = np.random.default_rng(seed).normal(size=(20, 6))
+            many = relevance.explain(model, x, method="conductance_by_differences", start="softmax", steps=great_many)
+            for method, own in found.items():
+                few = relevance.explain(model, x, method=method, start="softmax", steps=steps)
+                own.append(max(np.abs(few.units[name] - many.units[name]).max() for name in ("layer_0", "layer_1")))
+        for method, own in found.items():
+            rows.append((" - ".join(activations), method, f"{np.median(own):.1e}", f"{max(own):.1e}", "2e-04"))
+    title = f"conductance: error at {steps} steps against {great_many}, {num_nets} nets each"
+    networks.print_table(title, ("net", "method", "median", "worst", "at most"), rows)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="the conv net alone")
     parser.add_argument("--rounds", type=int, default=11)
     arguments = parser.parse_args()
+    errors()
     keras.utils.set_random_seed(0)
     compare(conv_net(), 64, arguments.rounds)
     if not arguments.small:

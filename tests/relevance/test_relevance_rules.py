@@ -36,7 +36,19 @@ LINEAR = [
     ("w_square", rules.WSquare(epsilon=0.0), {}),
     ("flat", rules.Flat(epsilon=0.0), {}),
     ("z_box", rules.ZBox(low=-3.0, high=2.5, epsilon=0.0), {"low": -3.0, "high": 2.5}),
+    ("z_box", rules.ZBox(low=-3.0, high=2.5, epsilon=0.0, biases=True), {"low": -3.0, "high": 2.5, "biases": True}),
 ]
+# Whether a bias counts as an input is an option of every rule for weights.
+WEIGHT_RULES = {
+    "normalized": rules.Normalized,
+    "gamma": rules.Gamma,
+    "alpha_beta": rules.AlphaBeta,
+    "z_plus": rules.ZPlus,
+    "w_square": rules.WSquare,
+    "flat": rules.Flat,
+    "z_box": rules.ZBox,
+}
+LINEAR += [(name, rule(epsilon=0.0, biases=False), {"biases": False}) for name, rule in WEIGHT_RULES.items()]
 
 
 @pytest.mark.parametrize("name, rule, options", LINEAR, ids=lambda value: str(value) if isinstance(value, str) else "")
@@ -315,6 +327,23 @@ def test_options_of_rules_that_do_not_fit():
         rules.AlphaBeta(alpha=2.0, beta=0.5)
     with pytest.raises(ValueError, match="low below high"):
         rules.ZBox(low=1.0, high=0.0)
+
+
+def test_options_of_rules_are_given_by_name():
+    for rule in (*WEIGHT_RULES.values(), rules.SignalTakesAll):
+        with pytest.raises(TypeError, match="positional argument"):
+            rule(0.5)
+
+
+@pytest.mark.parametrize("name", WEIGHT_RULES)
+def test_without_biases_the_inputs_explain_all(name, dense_net, generator):
+    """Relevance is kept, and none of it goes to a bias."""
+    x = generator.random(size=(4, 3)).astype("float32")
+    found = explain(dense_net, x, method=Composite(linear=WEIGHT_RULES[name](biases=False)))
+    kept = name not in ("alpha_beta", "z_plus")  # Where nothing pushes upwards, these two have nobody to give it to.
+    if kept:
+        np.testing.assert_allclose(found.inputs.sum(axis=1), found.output, rtol=2e-3)
+    assert all((np.abs(own) < 1e-6).all() for own in found.biases.values())
 
 
 def test_names_of_layers_that_do_not_fit(dense_net):

@@ -164,6 +164,18 @@ def test_members_of_a_group_add_up(generator):
     assert tfp.keep_top(scores, sparsity=0.5)["left"].sum() == 2
 
 
+@pytest.mark.parametrize("score", [saliency.relevance, saliency.conductance], ids=lambda score: score.__name__)
+def test_scores_where_the_classes_lie_on_another_axis(score, generator):
+    x = keras.Input((3,), name="x")
+    h = layers.Dense(6, "tanh", name="hidden")(x)
+    flat = layers.Dense(4, name="out")(h)
+    model = randomise(keras.Model(x, [flat, layers.Reshape((4, 1))(flat)]))
+    data = generator.normal(size=(5, 3)).astype("float32")
+    plain, turned = (keras.Model(model.inputs[0], output) for output in model.outputs)
+    expected = score(plain, data, target=2)
+    np.testing.assert_allclose(score(turned, data, target=2, class_axis=1).flat, expected.flat, rtol=1e-5)
+
+
 def test_bad_scores(dense_net):
     with pytest.raises(TypeError, match="saliency.relevance needs data"):
         saliency.relevance(dense_net)

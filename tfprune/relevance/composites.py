@@ -44,7 +44,7 @@ class Composite:
         TypeError: if something else than a rule stands for a rule.
 
     Example:
-        >>> Composite(linear="normalized", nonlinearity="ignore", by_name={"first": rules.ZBox(0.0, 1.0)}).flow
+        >>> Composite(linear="normalized", nonlinearity="ignore", by_name={"first": rules.ZBox(low=0.0, high=1.0)}).flow
         'relevance'
     """
 
@@ -162,8 +162,8 @@ PRESETS = {
 }
 """The methods that are a composite."""
 
-PATH_METHODS = ("integrated_gradients", "conductance")
-"""The methods that add up gradients on the way from a baseline."""
+PATH_METHODS = ("integrated_gradients", "conductance", "conductance_by_differences")
+"""The methods that add up gradients, or slopes of differences, on the way from a baseline."""
 
 
 def composite_of(method: Any) -> Composite:

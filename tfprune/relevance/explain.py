@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -14,8 +15,10 @@ from tfprune.graph.walk import functional, samples_at_once
 from tfprune.relevance.compiled import compiled_for, plan_of
 from tfprune.relevance.composites import PATH_METHODS, Composite, composite_of
 from tfprune.relevance.explanation import Explanation
-from tfprune.relevance.propagate import Plan, Tensors, relevance_tensors
-from tfprune.relevance.targets import Target, target_of
+from tfprune.relevance.plan import Plan
+from tfprune.relevance.propagate import Tensors, relevance_tensors
+from tfprune.relevance.targets import Target, checked_axis, target_of
+from tfprune.relevance.walk import WALKS
 from tfprune.units import LayerValues, describe_unknown
 
 # Numbers that one chunk may fill on the way forward.
@@ -35,6 +38,8 @@ def explain(
     start: Any = None,
     steps: int = 32,
     units: bool = True,
+    layers: Iterable[str] | str | None = None,
+    class_axis: int = -1,
 ) -> Explanation:
     """Says how much each input, each bias and each unit has to do with an output of a model.
 
@@ -42,7 +47,9 @@ def explain(
     was added up, biases included ("lrp_inputs_only" leaves biases out, "lrp_epsilon" and "lrp_epsilon_plus" are the
     field's stabler ones); "blame_the_bias", the same as "lrp" without a division by anything small;
     "compare_to_baseline", which explains the difference from another input; "integrated_gradients" and "conductance",
-    which add up gradients on the way from a baseline. A `Composite` mixes rules at will.
+    which add up gradients on the way from a baseline; "conductance_by_differences", the same by comparisons from point
+    to point, which sees where between two points a relu switches and keeps the sum at any number of steps: for nets
+    with several layers of relus, at twice the cost of a step. A `Composite` mixes rules at will.
 
     Where a method promises it, relevance of inputs + biases = output (or the difference from the baseline's). What is
     missing is in `.delta`: `found.inputs.sum() + sum(own.sum() for own in found.biases.values()) + found.delta.sum()`
@@ -62,8 +69,14 @@ def explain(
         start: None for the method's own start; "output" or "one": relevance of the target at the start; "softmax":
             explain the probability, not the logit (methods that differentiate or compare); or an array shaped like the
             output.
-        steps: stretches of the way, for "integrated_gradients" and "conductance".
+        steps: stretches of the way, for methods that walk; "conductance" takes them in pairs, an odd number is one
+            more.
         units: whether to look at the units of layers too, which takes a little longer.
+        layers: names of layers at which to look in full shape, for `.at`; those inside a model as 'model/layer'. For
+            conductance what each number there conducts; for "integrated_gradients" those of the layer itself: the
+            gradients by its output on the straight way between what it gives out at the baseline and at x, while all
+            that goes past it stays as at x; each layer is a walk of its own.
+        class_axis: the axis of the output that holds the classes, where it is not the last.
 
     Returns:
         An `Explanation`.
@@ -82,7 +95,8 @@ def explain(
     Reference: Hobson, "Visualizing neural networks, how to blame the bias"; S. Bach et al. (2015); A. Shrikumar et al.
     (2017); M. Sundararajan et al. (2017); K. Dhamdhere et al. (2019).
     """
-    request = _Request(model, x, method, target, baseline, output, start=start, steps=steps, units=units)
+    options = {"start": start, "steps": steps, "units": units, "layers": layers, "class_axis": class_axis}
+    request = _Request(model, x, method, target, baseline, output, **options)
     found = [_as_numpy(request.explain_rows(rows)) for rows in request.chunks()]
     return request.explanation(found)
 
@@ -96,6 +110,8 @@ def tensors(
     target: Any = None,
     baseline: Any = None,
     output: str | int | None = None,
+    layers: Iterable[str] | str | None = None,
+    class_axis: int = -1,
 ) -> Tensors:
     """Relevance as tensors, differentiable with respect to inputs and weights: for a loss that looks at relevance.
 
@@ -108,6 +124,8 @@ def tensors(
         target: a class, a tensor of classes `(samples,)`, a function of the output, or None for the predicted classes.
         baseline: a tensor (or list) with one row or one per sample; None for zeros where the method compares.
         output: name or number of the output, for models with several.
+        layers: names of layers at which to look in full shape, for `.at`.
+        class_axis: the axis of the output that holds the classes.
 
     Returns:
         `Tensors`: `.inputs` (a list), `.biases`, `.units`, `.delta` and more.
@@ -133,7 +151,11 @@ def tensors(
     if composite.needs_baseline:
         given = [tf.zeros_like(one[:1]) for one in inputs] if baseline is None else baseline
         given = [tf.convert_to_tensor(one) for one in (given if isinstance(given, list | tuple) else [given])]
-    wanted = Target("function", target) if callable(target) else Target("predicted" if target is None else "index")
+    wanted = Target("function", target)
+    if not callable(target):
+        shape, name = tuple(functional(model).outputs[number].shape), plan.output_names()[number]
+        axis = checked_axis(class_axis, shape, name)
+        wanted = target_of(None, 0, shape, name, axis) if target is None else Target("index", axis=axis)
     indices = None
     if wanted.kind == "index":
         indices = tf.broadcast_to(tf.cast(target, "int32"), tf.shape(inputs[0])[:1])
@@ -141,7 +163,8 @@ def tensors(
     def seed(value: Any, known: Any = None) -> tuple:
         return wanted.seed(value, indices if known is None else known)
 
-    return relevance_tensors(plan, composite, inputs, given, seed, output=number)
+    names = plan.checked_layers(layers)
+    return relevance_tensors(plan, composite, inputs, given, seed, output=number, layers=names)
 
 
 class _Request:
@@ -162,12 +185,13 @@ class _Request:
         self.baseline = self._checked_baseline(baseline)
         shape = tuple(functional(model).outputs[self.output].shape)
         self.output_name = self.plan.output_names()[self.output]
-        self.target = target_of(target, self.num_samples, shape, self.output_name)
+        self.target = target_of(target, self.num_samples, shape, self.output_name, options["class_axis"])
         self.start = self._checked_start(start, shape)
         kind = "array" if isinstance(self.start, np.ndarray) else self.start
-        self.conducts = self.is_path and method == "conductance"
-        units = self.conducts if self.is_path else bool(units)
-        self.compiled = compiled_for(self.plan, self.composite, self.target, self.output, kind, units=units)
+        units = method != "integrated_gradients" if self.is_path else bool(units)
+        self.layers = self.plan.checked_layers(options["layers"])
+        looks = {"units": units, "layers": self.layers}
+        self.compiled = compiled_for(self.plan, self.composite, self.target, self.output, kind, **looks)
 
     def _checked_baseline(self, baseline: Any) -> list[np.ndarray] | None:
         if not self.composite.needs_baseline and not self.is_path:
@@ -231,26 +255,19 @@ class _Request:
         return self.compiled.rules(inputs, baseline, indices, start)._asdict()
 
     def _walk(self, inputs: list[Any], baseline: list[Any], indices: Any) -> dict:
-        """Integrated gradients by midpoints; conductance from point to point."""
-        conduct, compiled, count = self.conducts, self.compiled, tf.constant(len(inputs[0]))
+        compiled, count = self.compiled, tf.constant(len(inputs[0]))
         score, found = compiled.score(inputs, indices, count)
         indices = found if indices is None else indices
         baseline_score, _ = compiled.score(baseline, indices, count)
-        totals, units, last = None, None, None
-        for step in range(self.steps + 1 if conduct else self.steps):
-            fraction = step / self.steps if conduct else (step + 0.5) / self.steps
-            half = 0.5 if conduct and step in (0, self.steps) else 1.0
-            point, part = compiled.point(inputs, baseline, tf.constant(fraction), indices, last)
-            totals = _weighted_sum(totals, point.gradients, half / self.steps)
-            units = part if units is None else {name: units[name] + own for name, own in part.items()}
-            last = point if conduct else None
+        totals, units, at = WALKS[self.method](compiled, inputs, baseline, indices, self.steps, self.layers)
         differences = [x - b for x, b in zip(inputs, baseline, strict=True)]
         shares = [g * tf.cast(d, g.dtype) for g, d in zip(totals, differences, strict=True)]
         explained = sum(tf.reduce_sum(s, axis=list(range(1, len(s.shape)))) for s in shares)
         return {
             "inputs": shares,
             "biases": {},
-            "units": units or {},
+            "units": units,
+            "at": at,
             "output": score,
             "baseline_output": baseline_score,
             "delta": score - baseline_score - explained,
@@ -276,6 +293,7 @@ class _Request:
             inputs=shaped(whole["inputs"]),
             biases=LayerValues(whole["biases"]),
             units=LayerValues(whole["units"]),
+            at=LayerValues(whole["at"]),
             delta=whole["delta"],
             multipliers=shaped(whole["multipliers"]),
             unit_multipliers=None if multipliers is None else LayerValues(multipliers),
@@ -304,11 +322,6 @@ def _output_number(plan: Plan, output: str | int | None) -> int:
     if isinstance(output, bool) or not isinstance(output, int) or not 0 <= output < len(names):
         raise ValueError(f"output: expected a name or a number from 0 to {len(names) - 1}, received {output!r}.")
     return output
-
-
-def _weighted_sum(totals: list[Any] | None, parts: list[Any], weight: float) -> list[Any]:
-    weighted = [tf.cast(weight, part.dtype) * part for part in parts]
-    return weighted if totals is None else [total + part for total, part in zip(totals, weighted, strict=True)]
 
 
 def _as_numpy(found: dict) -> dict:

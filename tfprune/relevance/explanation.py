@@ -20,6 +20,9 @@ class Explanation:
             activation adds that is not zero at zero.
         units: relevance of the units of each layer, summed over positions, `(samples, units)` by layer name. For
             "conductance" what they conduct; empty for "integrated_gradients".
+        at: relevance at the layers that were asked for, `(samples, *shape of the layer's output)` by name. A layer that
+            is called more than once has `name@1`, `name@2`, in the order of its calls; one with several outputs
+            `name:1`, `name:2`. Where the explanation starts from logits, a softmax has the relevance of its logits.
         delta: what no input and no bias explains, `(samples,)`: the output (less that of the baseline) less all
             relevance.
         multipliers: Q, shaped like `inputs`, for methods that end by multiplying with the input; None for others.
@@ -34,6 +37,7 @@ class Explanation:
     inputs: Any
     biases: LayerValues
     units: LayerValues
+    at: LayerValues
     delta: np.ndarray
     multipliers: Any
     unit_multipliers: LayerValues | None

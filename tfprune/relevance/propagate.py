@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from tfprune.graph.read import read
-from tfprune.graph.walk import functional, is_graph, nodes_of, run_flat
-from tfprune.relevance import rows_kernel, rows_sequence, rows_shape  # noqa: F401  (they fill the table)
+from tfprune.graph.walk import run_flat
+from tfprune.relevance import (  # noqa: F401  (they fill the table)
+    rows_attention,
+    rows_kernel,
+    rows_operation,
+    rows_sequence,
+    rows_shape,
+)
 from tfprune.relevance.composites import Composite
+from tfprune.relevance.plan import Plan
 from tfprune.relevance.rules import KINDS
 from tfprune.relevance.steps import Recorder, Step, Trace, Value
 from tfprune.relevance.table import row_of
-
-
-class Site(NamedTuple):
-    """Where to look at the units of a layer: a tensor of the graph and its axis of channels."""
-
-    name: str
-    tensor: Any
-    axis: int
 
 
 class Tensors(NamedTuple):
@@ -40,6 +38,7 @@ class Tensors(NamedTuple):
         multipliers: Q of each input where multipliers flow, or None.
         unit_multipliers: Q of each unit, averaged over positions, `(samples, units)` by name, or None.
         target: the explained class of each sample, or None.
+        at: relevance at the layers that were named, shaped like their outputs, by name.
     """
 
     inputs: list[Any]
@@ -52,57 +51,39 @@ class Tensors(NamedTuple):
     multipliers: list[Any] | None
     unit_multipliers: dict[str, Any] | None
     target: Any
+    at: dict[str, Any]
 
 
 class Forward(NamedTuple):
-    """A model that has run: its steps, the values of its inputs, of the chosen output, and of the sites."""
+    """A model that has run.
+
+    Attributes:
+        steps: what it did.
+        inputs: the values of its inputs.
+        output: the value of the chosen output.
+        sites: the axis of channels and the values of each layer that makes units.
+        outputs: what the layers gave out that were to be looked at.
+        from_logits: whether `output` is what a softmax was to be taken of.
+    """
 
     steps: list[Step]
     inputs: list[Value]
     output: Value
     sites: dict[str, tuple[int, list[Value]]]
+    outputs: dict[str, Value]
     from_logits: bool
 
 
-class Plan:
-    """What is known about a model before it runs: names, sites, precision.
-
-    Args:
-        model: a Sequential or functional model.
-    """
-
-    def __init__(self, model: keras.Model):
-        self.model = model
-        self.names: dict[int, str] = {}
-        self._name_layers(model, "")
-        self.sites = self._find_sites()
-        wide = [getattr(layer, "compute_dtype", "") == "float64" for layer in model._flatten_layers()]
-        self.dtype = "float64" if any(wide) else "float32"
-
-    def _name_layers(self, model: keras.Model, prefix: str) -> None:
-        for node in nodes_of(model):
-            operation = node.operation
-            self.names.setdefault(id(operation), prefix + operation.name)
-            if is_graph(operation):
-                self._name_layers(operation, f"{prefix}{operation.name}/")
-
-    def _find_sites(self) -> list[Site]:
-        """One site for each layer that makes units and has a tensor of its own in which they show."""
-        sites = []
-        for emitter in read(self.model).emitters.values():
-            if emitter.home is not None:
-                sites.append(Site(emitter.name, *emitter.home))
-        return sites
-
-    def output_names(self) -> list[str]:
-        """Returns the names of the model's outputs."""
-        graph = functional(self.model)
-        struct = graph._outputs_struct
-        return sorted(struct) if isinstance(struct, Mapping) else list(graph.output_names)
-
-
 def forward(
-    plan: Plan, composite: Composite, inputs: list[Any], baseline: list[Any] | None, output: int, logits: bool
+    plan: Plan,
+    composite: Composite,
+    inputs: list[Any],
+    baseline: list[Any] | None,
+    output: int,
+    logits: bool,
+    *,
+    layers: tuple[str, ...] = (),
+    instead: dict[str, Any] | None = None,
 ) -> Forward:
     """Runs a model step by step.
 
@@ -113,6 +94,8 @@ def forward(
         baseline: one tensor per input with one row or as many as samples, or None.
         output: the number of the output to explain.
         logits: whether to stop in front of a softmax at the end.
+        layers: names of layers whose outputs are to be looked at.
+        instead: tensors that take the place of such outputs, by the names that `Forward.outputs` has for them.
 
     Raises:
         TypeError: if a layer has no row, or its row cannot read the call.
@@ -128,11 +111,18 @@ def forward(
         references = [entering(tf.broadcast_to(b, tf.shape(x))) for b, x in zip(baseline, inputs, strict=True)]
     values = [Value(entering(x), reference) for x, reference in zip(inputs, references, strict=True)]
     seen: dict[int, list[Value]] = {}
+    names = {(id(tensor), turn): name for name, (tensor, turn) in plan.names_of_outputs(layers).items()}
+    looked: dict[tuple[int, int], Value] = {}
 
     def call(node: Any, args: tuple, kwargs: dict) -> list[Value]:
         outputs = _called(plan, recorder, node, args, kwargs)
-        for reference, value in zip(node.outputs, outputs, strict=True):
-            seen.setdefault(id(reference), []).append(value)
+        for number, reference in enumerate(node.outputs):
+            own = seen.setdefault(id(reference), [])
+            place = id(reference), len(own)
+            own.append(outputs[number])
+            if place in names:
+                other = None if instead is None else instead.get(names[place])
+                looked[place] = outputs[number] = _given_out(recorder, node.operation, outputs[number], other)
         return outputs
 
     result = run_flat(plan.model, values, call)[output]
@@ -145,7 +135,17 @@ def forward(
             kinds.setdefault(step.name, set()).update({step.kind} & set(KINDS))
         composite.check_names(kinds)
     sites = {site.name: (site.axis, seen[id(site.tensor)]) for site in plan.sites if id(site.tensor) in seen}
-    return Forward(recorder.steps, values, result, sites, from_logits)
+    found = {name: looked[id(tensor), turn] for name, (tensor, turn) in plan.names_of_outputs(layers).items()}
+    return Forward(recorder.steps, values, result, sites, found, from_logits)
+
+
+def _given_out(recorder: Recorder, operation: Any, value: Value, instead: Any) -> Value:
+    """What a layer gives out as a value of its own: the same one may be read elsewhere, or inside the layer."""
+    if instead is not None:
+        return Value(instead, mask=value.mask)
+    copy = Trace(recorder, operation, operation.name).move(tf.identity, value)
+    copy.mask, copy.logits = value.mask, value.logits
+    return copy
 
 
 def _called(plan: Plan, recorder: Recorder, node: Any, args: tuple, kwargs: dict) -> list[Value]:
@@ -248,8 +248,8 @@ def backward(run: Forward, composite: Composite, start: Any, *, blame: bool) -> 
                 parts.setdefault(id(value), []).append(share)
         for name, share in step.blamed if blame else ():
             biases[name] = share if name not in biases else biases[name] + share
-    for value in run.inputs:
-        if id(value) in parts:
+    for value in (*run.inputs, *run.outputs.values()):
+        if id(value) in parts and id(value) not in found:
             found[id(value)] = _added(parts[id(value)])
     return found, dict(reversed(biases.items()))
 
@@ -279,6 +279,7 @@ def relevance_tensors(
     start: Any = None,
     note: Callable[[Forward], None] | None = None,
     units: bool = True,
+    layers: tuple[str, ...] = (),
 ) -> Tensors:
     """Explains a batch, all as tensors.
 
@@ -293,8 +294,9 @@ def relevance_tensors(
         start: None for what the composite's flow starts with, "one", "output", or a tensor shaped like the output.
         note: called with the run before relevance flows, if given.
         units: whether to sum up the relevance of units.
+        layers: names of layers at which to look in full shape.
     """
-    run = forward(plan, composite, inputs, baseline, output, logits)
+    run = forward(plan, composite, inputs, baseline, output, logits, layers=layers)
     if note is not None:
         note(run)
     target, score, slope = seed(run.output.tensor)
@@ -328,7 +330,17 @@ def relevance_tensors(
         multipliers=multipliers if multiplied else None,
         unit_multipliers=own_multipliers if multiplied else None,
         target=target,
+        at={name: relevance_at(run, value, found, multiplied) for name, value in run.outputs.items()},
     )
+
+
+def relevance_at(run: Forward, value: Value, found: dict[int, Any], multiplied: bool) -> Any:
+    """Returns the relevance of what a layer gave out; where that is a softmax at the start, that of its logits."""
+    if run.from_logits and value.logits is run.output:
+        value = run.output
+    if id(value) not in found:
+        return tf.zeros_like(value.tensor)
+    return _times_value(value, found[id(value)]) if multiplied else found[id(value)]
 
 
 def _times_value(value: Value, multiplier: Any) -> Any:

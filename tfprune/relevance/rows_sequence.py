@@ -1,15 +1,14 @@
-"""Rows of the table: recurrent layers, step by step, and attention."""
+"""Rows of the table: recurrent layers, step by step."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import tensorflow as tf
-from keras import layers, ops
+from keras import layers
 
-from tfprune.relevance.arithmetic import where
 from tfprune.relevance.steps import Trace, Value
-from tfprune.relevance.table import register, row_of
+from tfprune.relevance.table import register
 
 
 def _listed(states: Any) -> list[Value]:
@@ -124,17 +123,16 @@ def _run(trace: Trace, sequences: Value, initial_state: Any, mask: Any) -> tuple
     for time in reversed(range(length)) if layer.go_backwards else range(length):
         x = trace.move(lambda sequence, time=time: sequence[:, time], sequences)
         new = step(x, states)
-        output, states = _masked(trace, new, states, output if outputs else blank, mask, time)
+        last = blank if layer.zero_output_for_mask or not outputs else output
+        output, states = _masked(trace, new, states, last, mask, time)
         outputs.append(output)
     if layer.return_sequences:
-        if mask is not None and layer.zero_output_for_mask:
-            raise TypeError("zero_output_for_mask is not known.")
         return trace.move(lambda *tensors: tf.stack(tensors, axis=1), *outputs), states
     return output, states
 
 
 def _masked(trace: Trace, new: list[Value], old: list[Value], last: Value, mask: Any, time: int) -> tuple:
-    """Where a step is masked, states and output stay what they were; the mask is as given."""
+    """Where a step is masked, states stay what they were and the output is `last`; the mask is as given."""
     if mask is None:
         return new[0], new
     here = tf.cast(mask, "bool")[:, time, None]
@@ -179,56 +177,3 @@ def _merged(trace: Trace, mode: str, forward: Value, backward: Value) -> Value:
     if mode == "sum":
         return _sum(trace, forward, backward)
     return trace.linear(lambda a, b: 0.5 * (a + b), forward, backward)
-
-
-# Attention ------------------------------------------------------------------------------------------------------------
-
-
-@register(layers.MultiHeadAttention, layers.GroupQueryAttention)
-def attention(
-    trace: Trace,
-    query: Value,
-    value: Value,
-    key: Value | None = None,
-    query_mask: Any = None,
-    value_mask: Any = None,
-    key_mask: Any = None,
-    attention_mask: Any = None,
-    return_attention_scores: bool = False,
-    training: Any = None,
-    use_causal_mask: bool = False,
-) -> Any:
-    """The weights of attention are gates, taken as given; the values take all."""
-    layer = trace.layer
-    key = value if key is None else key
-    masks = {
-        "query_mask": query.mask if query_mask is None else query_mask,
-        "value_mask": value.mask if value_mask is None else value_mask,
-        "key_mask": key.mask if key_mask is None else key_mask,
-    }
-    allowed = layer._compute_attention_mask(
-        query.tensor, value.tensor, **masks, attention_mask=attention_mask, use_causal_mask=use_causal_mask
-    )
-    queries = _projected(trace, layer._query_dense, "query", query)
-    keys = _projected(trace, layer._key_dense, "key", key)
-    heads = _projected(trace, layer._value_dense, "value", value)
-    if len(queries.shape) != 4:
-        raise TypeError("attention over several axes is not known.")
-    if isinstance(layer, layers.GroupQueryAttention):
-        repeats = layer.num_repeats
-        keys, heads = (trace.move(lambda x: ops.repeat(x, repeats, axis=2), each) for each in (keys, heads))
-    scale = queries.shape[-1] ** -0.5
-    scores = trace.product(lambda q, k: scale * tf.einsum("btnh,bsnh->bnts", q, k), queries, keys)
-    if allowed is not None:
-        allowed = tf.cast(allowed, "bool")[:, None]
-        scores = trace.move(lambda x: where(allowed, x, -1e9), scores)
-    weights = trace.softmax(scores, -1)
-    result = trace.product(lambda w, v: tf.einsum("bnts,bsnh->btnh", w, v), weights, heads, signal=1)
-    if getattr(layer, "_gate_dense", None) is not None:
-        result = trace.product(tf.multiply, result, _projected(trace, layer._gate_dense, "gate", query), signal=0)
-    output = _projected(trace, layer._output_dense, "attention_output", result)
-    return [output, weights] if return_attention_scores else output
-
-
-def _projected(trace: Trace, dense: Any, slot: str, value: Value) -> Value:
-    return row_of(dense)(trace.inner(dense, slot), value)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfprune.graph.probe import is_elementwise
@@ -40,6 +41,16 @@ class Value:
         return self.tensor.dtype
 
 
+def _apart(tensors: Sequence[Any]) -> tuple[Any, ...]:
+    """Returns the tensors, with a copy for each that comes again: as one tensor, each would get the shares of both."""
+    seen: set[int] = set()
+    apart = []
+    for tensor in tensors:
+        apart.append(tf.identity(tensor) if id(tensor) in seen else tensor)
+        seen.add(id(tensor))
+    return tuple(apart)
+
+
 class Step:
     """One primitive step as a rule sees it.
 
@@ -62,7 +73,7 @@ class Step:
     def __init__(self, kind: str, layer: Any, name: str, function: Callable, values: Sequence[Value], **options: Any):
         self.kind, self.layer, self.name, self.function = kind, layer, name, function
         self.values = tuple(values)
-        self.inputs = tuple(value.tensor for value in values)
+        self.inputs = _apart([value.tensor for value in values])
         self.references = tuple(value.reference for value in values)
         self.weights: tuple[Any, ...] = options.pop("weights", ())
         self.offset: Offset | None = options.pop("offset", None)
@@ -155,6 +166,9 @@ class Trace:
 
     def cast(self, tensor: Any) -> Any:
         """Returns a weight or array as a tensor in the precision in which relevance is computed."""
+        if isinstance(tensor, bool | int | float | np.ndarray | np.generic):
+            # Straight from double precision, as Keras would round it to single first.
+            return tf.constant(np.asarray(tensor), self.dtype)
         return tf.cast(keras.ops.convert_to_tensor(tensor), self.dtype)
 
     def linear(

@@ -49,6 +49,10 @@ def pooling_windows(layer: Any, x: Any) -> tuple[Any, Any]:
 
 def global_windows(axes: list[int], keepdims: bool, x: Any) -> tuple[Any, Any]:
     """Returns the entries of a maximum over `axes`, `(*output shape, entries)`, and that all of them count."""
+    if any(length is None for length in x.shape[1:]):
+        raise ValueError(
+            f"a maximum over {tuple(x.shape)}: the rule needs inputs of a known size, but an axis is open."
+        )
     kept = [axis for axis in range(len(x.shape)) if axis not in axes]
     moved = tf.transpose(x, [*kept, *axes])
     count = int(np.prod([x.shape[axis] for axis in axes]))

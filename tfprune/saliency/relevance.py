@@ -25,6 +25,7 @@ def relevance(
     method: str | Composite = "blame_the_bias",
     baseline: Any = None,
     target: Any = None,
+    class_axis: int = -1,
     signed: bool = False,
 ) -> LayerValues:
     """Scores each unit by the relevance that passes through it: the mean over samples of its absolute value.
@@ -43,6 +44,7 @@ def relevance(
         method: a method of `tfprune.relevance.explain`, or a `Composite`.
         baseline: one sample, for methods that compare; None for zeros.
         target: the class to explain for all samples, a function of the output, or None for the predicted class.
+        class_axis: the axis of the output that holds the classes, where it is not the last.
         signed: True for the mean of the relevance itself, which may be negative.
 
     Returns:
@@ -60,7 +62,7 @@ def relevance(
     check_data(data, "relevance")
     if isinstance(method, str) and method == "integrated_gradients":
         raise ValueError("saliency.relevance: 'integrated_gradients' says nothing of units; take method='conductance'.")
-    options = {"method": method, "baseline": baseline, "target": target}
+    options = {"method": method, "baseline": baseline, "target": target, "class_axis": class_axis}
     return _scores(model, data, layers, signed, **options)
 
 
@@ -72,13 +74,14 @@ def conductance(
     layers: Iterable[str] | str | None = None,
     baseline: Any = None,
     target: Any = None,
+    class_axis: int = -1,
     steps: int = 16,
     signed: bool = False,
 ) -> LayerValues:
     """Scores each unit by what it conducts on the way from a baseline to a sample: mean absolute value over samples.
 
-    `sum over the way of dF / dy * (y(k + 1) - y(k))`; over a layer that cuts the net in two that makes F(x) less
-    F(baseline).
+    The integral of dF / dy along the change of y, by parabolas through three points each; over a layer that cuts the
+    net in two that makes F(x) less F(baseline).
 
     Not comparable between groups of different sizes: what the units of a layer are given adds up to about the same in
     every layer.
@@ -89,7 +92,8 @@ def conductance(
         layers: names of groups or layers; None takes all units that can be removed.
         baseline: one sample; None for zeros.
         target: the class to explain for all samples, a function of the output, or None for the predicted class.
-        steps: stretches of the way.
+        class_axis: the axis of the output that holds the classes, where it is not the last.
+        steps: stretches of the way; an odd number is one more.
         signed: True for the mean of the conductance itself, which may be negative.
 
     Returns:
@@ -105,7 +109,13 @@ def conductance(
     Reference: K. Dhamdhere et al. (2019), "How important is a neuron?", equation 2.
     """
     check_data(data, "conductance")
-    options = {"method": "conductance", "baseline": baseline, "target": target, "steps": steps}
+    options = {
+        "method": "conductance",
+        "baseline": baseline,
+        "target": target,
+        "class_axis": class_axis,
+        "steps": steps,
+    }
     return _scores(model, data, layers, signed, **options)
 
 

@@ -12,7 +12,7 @@ from tfprune.relevance.arithmetic import Offset, divided, negative, positive
 from tfprune.relevance.rules.base import Rule
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Normalized(Rule):
     """R(a_i) = sum_j a_i w_ij / blip(b_j) R(b_j), with blip(z) = z + epsilon sign(z), sign(0) = 1.
 
@@ -54,26 +54,32 @@ class Part(NamedTuple):
     factor: float = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WeightRule(Rule):
     """A rule with other inputs or weights in the place of a_i w_ij: R(a_i) = sum_j z_ij / blip(sum_i z_ij) R(b_j).
 
     A subclass says in `parts` which numbers stand in for inputs, weights and bias; the rest is done here. A step
     without weights (a sum, a mean) counts as one with the weight one in front.
+
+    Args:
+        epsilon: keeps the denominator away from zero.
+        biases: whether each bias is a weight on an input of one, which takes its share. If False, `parts` is told of no
+            bias, and the inputs have to explain what a bias did.
     """
 
     epsilon: float = 1e-9
+    biases: bool = True
     kinds: ClassVar[tuple[str, ...]] = ("linear",)
     flows: ClassVar[str] = "relevance"
 
     def parts(self, inputs: list[Any], weights: list[Any], bias: Any) -> list[Part]:
-        """Returns what shares the relevance; `bias` is None where the step has none."""
+        """Returns what shares the relevance; `bias` is None where the step has none, or none is to count."""
         raise NotImplementedError
 
     def back(self, step: Any, outgoing: Any, multipliers: bool) -> list[Any]:
         """See `Rule.back`."""
         weights = list(step.weights) or [tf.ones([], outgoing.dtype)]
-        bias = None if step.offset is None else step.offset.tensor
+        bias = step.offset.tensor if self.biases and step.offset is not None else None
         totals: list[Any] = [None] * len(step.inputs)
         for part in self.parts(list(step.inputs), weights, bias):
             self._share(part, step, outgoing, totals)
@@ -99,7 +105,7 @@ class WeightRule(Rule):
                 totals[number] = own if totals[number] is None else totals[number] + own
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Gamma(WeightRule):
     """Favours positive weights: w + gamma max(w, 0) in the place of w, for inputs of at least zero (after a ReLU).
 
@@ -118,7 +124,7 @@ class Gamma(WeightRule):
         return [Part(terms, None if bias is None else bias + self.gamma * positive(bias))]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AlphaBeta(WeightRule):
     """Positive contributions share alpha R(b_j), negative ones minus beta R(b_j); alpha - beta = 1.
 
@@ -149,7 +155,7 @@ class AlphaBeta(WeightRule):
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ZPlus(AlphaBeta):
     """Positive contributions alone share the relevance: alpha-beta with alpha = 1, beta = 0.
 
@@ -161,7 +167,7 @@ class ZPlus(AlphaBeta):
     beta: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WSquare(WeightRule):
     """Shares by the squares of the weights alone: w_ij^2 / sum_i w_ij^2; a bias counts as a weight on a one.
 
@@ -174,7 +180,7 @@ class WSquare(WeightRule):
         return [Part([Term([tf.ones_like(x) for x in inputs], [tf.square(w) for w in weights])], squares)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Flat(WeightRule):
     """Equal shares for all inputs that a weight connects, whatever its size; a bias counts as one more input.
 
@@ -187,13 +193,14 @@ class Flat(WeightRule):
         return [Part([Term([tf.ones_like(x) for x in inputs], [tf.ones_like(w) for w in weights])], ones)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ZBox(WeightRule):
-    """For inputs that lie in a box: z_ij = a_i w_ij - low max(w_ij, 0) - high min(w_ij, 0). A bias takes nothing.
+    """For inputs that lie in a box: z_ij = a_i w_ij - low max(w_ij, 0) - high min(w_ij, 0).
 
     Args:
         low: the least value that an input can take; a number, or numbers that broadcast (as nested tuples).
         high: the greatest.
+        biases: whether a bias takes a share too, by what it adds; by itself it takes nothing.
 
     Raises:
         ValueError: if low is not below high.
@@ -203,6 +210,7 @@ class ZBox(WeightRule):
 
     low: float | tuple = 0.0
     high: float | tuple = 1.0
+    biases: bool = False
 
     def __post_init__(self):
         if not np.all(np.asarray(self.low) < np.asarray(self.high)):
@@ -213,4 +221,4 @@ class ZBox(WeightRule):
         low = [tf.ones_like(x) * tf.constant(self.low, x.dtype) for x in inputs]
         high = [tf.ones_like(x) * tf.constant(self.high, x.dtype) for x in inputs]
         plus, minus = [positive(w) for w in weights], [negative(w) for w in weights]
-        return [Part([Term(inputs, weights), Term(low, plus, -1.0), Term(high, minus, -1.0)], None)]
+        return [Part([Term(inputs, weights), Term(low, plus, -1.0), Term(high, minus, -1.0)], bias)]

@@ -106,7 +106,7 @@ class FoldedMaximum(Rule):
 # Products -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SignalTakesAll(Rule):
     """The factor that carries the signal takes all, a gate is as given; where none is the signal, each takes half.
 

@@ -1,0 +1,135 @@
+"""What is known about a model before it runs: names of its layers, and where to look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tfprune.graph.read import read
+from tfprune.graph.walk import functional, is_graph, nodes_of, run_flat
+from tfprune.units import describe_unknown
+
+
+class Site(NamedTuple):
+    """Where to look at the units of a layer: a tensor of the graph and its axis of channels."""
+
+    name: str
+    tensor: Any
+    axis: int
+
+
+class Plan:
+    """What is known about a model before it runs.
+
+    Args:
+        model: a Sequential or functional model.
+
+    Attributes:
+        names: names of layers and operations, with those of the models around them, by `id`.
+        sites: where the units of each layer show.
+        dtype: the precision in which relevance is computed.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.model = model
+        self.names: dict[int, str] = {}
+        # The tensors that each call of a layer gives out, and which run through the graph around them it is.
+        self._calls: dict[str, list[list[tuple[Any, int]]]] = {}
+        self._name_layers(model, "")
+        self._find_calls()
+        self.sites = self._find_sites()
+        # Operations have no precision of their own; it shows in what they give out.
+        wide = any(getattr(layer, "compute_dtype", "") == "float64" for layer in model._flatten_layers())
+        wide = wide or any(tensor.dtype == "float64" for tensor in functional(model).outputs)
+        self.dtype = "float64" if wide else "float32"
+
+    def _name_layers(self, model: keras.Model, prefix: str) -> None:
+        for node in nodes_of(model):
+            operation = node.operation
+            self.names.setdefault(id(operation), prefix + operation.name)
+            if is_graph(operation):
+                self._name_layers(operation, f"{prefix}{operation.name}/")
+
+    def _find_calls(self) -> None:
+        turns: dict[int, int] = {}
+
+        def call(node: Any, args: tuple, kwargs: dict) -> list[Any]:
+            for tensor in node.outputs:
+                turns[id(tensor)] = turns.get(id(tensor), -1) + 1
+            found = self._calls.setdefault(self.names[id(node.operation)], [])
+            found.append([(tensor, turns[id(tensor)]) for tensor in node.outputs])
+            return node.outputs
+
+        run_flat(self.model, functional(self.model).inputs, call)
+        self._find_nested(self.model, turns)
+
+    def _find_nested(self, model: keras.Model, turns: dict[int, int]) -> None:
+        """A model inside counts as a layer, too: it gives out what its last layers do."""
+        for node in nodes_of(model):
+            inner, name = node.operation, self.names[id(node.operation)]
+            if not is_graph(inner) or name in self._calls:
+                continue
+            given = functional(inner).outputs
+            if all(id(tensor) in turns for tensor in given):
+                runs = range(turns[id(given[0])] + 1)
+                self._calls[name] = [[(tensor, turn) for tensor in given] for turn in runs]
+            self._find_nested(inner, turns)
+
+    def _find_sites(self) -> list[Site]:
+        """One site for each layer that makes units and has a tensor of its own in which they show."""
+        sites = []
+        for emitter in read(self.model).emitters.values():
+            if emitter.home is not None:
+                sites.append(Site(emitter.name, *emitter.home))
+        return sites
+
+    def output_names(self) -> list[str]:
+        """Returns the names of the model's outputs."""
+        graph = functional(self.model)
+        struct = graph._outputs_struct
+        return sorted(struct) if isinstance(struct, Mapping) else list(graph.output_names)
+
+    def checked_layers(self, layers: Iterable[str] | str | None) -> tuple[str, ...]:
+        """Returns the names of layers at which to look.
+
+        Raises:
+            TypeError: if they are no names, or a layer gives out no floats.
+            ValueError: if a name is unknown, or that of an input.
+        """
+        names = () if layers is None else (layers,) if isinstance(layers, str) else tuple(layers)
+        wrong = next((name for name in names if not isinstance(name, str)), None)
+        if wrong is not None:
+            raise TypeError(
+                f"layers: expected names of layers, received {wrong!r}. Give its name: layers=[layer.name]; inside a "
+                "model 'model/layer'."
+            )
+        graph = functional(self.model)
+        entries = {layer.name for layer in graph._layers if isinstance(layer, keras.layers.InputLayer)}
+        entries.update(tensor.name for tensor in graph.inputs)
+        for name in names:
+            if name in entries and name not in self._calls:
+                raise ValueError(f"layers: {name!r} is an input; its relevance is in `.inputs`.")
+        unknown = [name for name in names if name not in self._calls]
+        if unknown:
+            raise ValueError(f"layers: {describe_unknown(unknown, self._calls)}")
+        for name in names:
+            if not all(tf.as_dtype(tensor.dtype).is_floating for tensor, _ in self._calls[name][0]):
+                raise TypeError(f"layers: {name!r} gives out no floats, so nothing there has a relevance.")
+        return tuple(dict.fromkeys(names))
+
+    def names_of_outputs(self, layers: Iterable[str]) -> dict[str, tuple[Any, int]]:
+        """Returns what the layers give out: a tensor of the graph, and which run through it, by name.
+
+        A layer that is called more than once has `name@1`, `name@2`; one with several outputs `name:1`, `name:2`.
+        """
+        found = {}
+        for name in layers:
+            calls = self._calls[name]
+            for number, outputs in enumerate(calls, start=1):
+                own = f"{name}@{number}" if len(calls) > 1 else name
+                for part, output in enumerate(outputs, start=1):
+                    found[f"{own}:{part}" if len(outputs) > 1 else own] = output
+        return found
