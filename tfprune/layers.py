@@ -172,7 +172,7 @@ def _masked_rnn(
     """Runs a recurrent layer whose state h is masked as it enters each step. Returns `(last, outputs, states)`."""
     states = _initial_states(layer, sequences, initial_state)
     if row is None:
-        row = ops.ones((1, layer.units))
+        row = ops.ones((1, layer.cell.units))
     on = ops.cast(row, layer.compute_dtype)
 
     def step(inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:

@@ -120,7 +120,8 @@ def checked_mask(graph: UnitGraph, mask: Any) -> np.ndarray:
                 f"mask: {name!r} has the shape {np.shape(mask[name])}; units are expected, one value each. A mask of "
                 "weights goes into zero_weights(model, mask)."
             )
-        if name in graph.fixed or (name not in graph and name in _layer_names(graph)):
+        # A layer may make units that stay and units that go: its group has the name of both.
+        if name not in graph and (name in graph.fixed or name in _layer_names(graph)):
             raise ValueError(f"mask: {graph.unknown(name).removeprefix('layers: ')}")
     mask = check_like(mask, graph.sizes, "mask", partial=True, boolean=True)
     on = np.ones(graph.num_units, bool)
