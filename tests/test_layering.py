@@ -16,6 +16,7 @@ ROOMS = (
     "units",
     "data",
     "schedules",
+    "tracing",
     "datasets",
     "plots",
     "layers",

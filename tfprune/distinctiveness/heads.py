@@ -15,6 +15,7 @@ from tfprune.distinctiveness.vectors import Vectors, pooled
 from tfprune.graph import Group, UnitGraph
 from tfprune.graph.walk import ancestors, call_operation, run_flat
 from tfprune.layers import attended_heads
+from tfprune.tracing import ByLengths
 
 _SAMPLES_AT_ONCE = 64
 _MASKS = ("query_mask", "value_mask", "key_mask", "attention_mask", "use_causal_mask")
@@ -65,7 +66,7 @@ def _sums(model: keras.Model, data: Any, nodes: dict[str, Any]) -> dict[str, lis
         run_flat(model, inputs, call, only=only)
         return found
 
-    compiled = tf.function(sums_of_batch, reduce_retracing=True)
+    compiled = ByLengths(sums_of_batch)
     totals: dict[str, list[np.ndarray]] = {}
     for batch in as_batches(data, model, batch_size=_SAMPLES_AT_ONCE, targets="ignore"):
         found = compiled([tf.convert_to_tensor(x) for x in batch.inputs])

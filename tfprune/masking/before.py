@@ -14,6 +14,7 @@ from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.walk import copied, functional, run_flat
 from tfprune.layers import MeanReplacement, TakeUnits
 from tfprune.masking.build import ON_NODES, MaskedModel
+from tfprune.tracing import ByLengths
 from tfprune.units import LayerValues
 
 
@@ -85,7 +86,7 @@ def means_before(model: keras.Model, data: Any, layers: Iterable[str] | str | No
     split = SplitAtUnits(model, layers)
     makers: list[Maker] = []
 
-    @tf.function(reduce_retracing=True)
+    @ByLengths
     def sums(inputs: list[Any]) -> list[tuple]:
         makers.clear()
         found = []

@@ -16,6 +16,7 @@ from tfprune.data import Batch
 from tfprune.masking.build import MaskedModel, masked_model, on_nodes_input
 from tfprune.masking.split import SplitModel
 from tfprune.objectives import describe_loss, sample_loss
+from tfprune.tracing import ByLengths
 from tfprune.units import LayerValues, check_like
 
 _MOST_POINTS_AT_ONCE = 1024
@@ -33,12 +34,12 @@ class Steps:
         self.num_units = masked.inputs[position].shape[1]
         self._split = SplitModel(masked, position)
         self._per_sample = per_sample
-        self.before = tf.function(self._split.before, reduce_retracing=True)
+        self.before = ByLengths(self._split.before)
 
     def compiled(self, function: Callable) -> Callable:
         """Compiles a function of what `before` returned, by XLA where that pays."""
         is_flat = self._split.is_flat
-        return tf.function(function, jit_compile=is_flat, reduce_retracing=not is_flat)
+        return ByLengths(function, jit_compile=is_flat, reduce_retracing=not is_flat)
 
     @property
     def points_at_once(self) -> int:

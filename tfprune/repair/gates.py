@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 from tfprune.repair.moments import Moments, fit, row_sums
+from tfprune.tracing import ByLengths
 
 _ROUNDS = 3
 
@@ -72,8 +73,7 @@ class _Direction:
         bias = inputs.new.bias
         self._bias = None if bias is None else np.array(keras.ops.convert_to_numpy(bias), "float64")
         self._compiled = {
-            free: tf.function(lambda old, new, free=free: self._sums_of_batch(old, new, free), reduce_retracing=True)
-            for free in (False, True)
+            free: ByLengths(lambda old, new, free=free: self._sums_of_batch(old, new, free)) for free in (False, True)
         }
 
     def sums(self, *, free: bool) -> list[Halves]:

@@ -20,6 +20,7 @@ from tfprune.graph.walk import call_operation, run_flat, samples_at_once
 from tfprune.graph.weights import KernelWeight, choose_kernels
 from tfprune.objectives import check_classes, describe_loss, sample_loss
 from tfprune.saliency.losses import FLOATS_AT_ONCE
+from tfprune.tracing import ByLengths
 from tfprune.units import LayerValues
 
 # How many weights one call of a compiled loop looks at.
@@ -199,7 +200,7 @@ def _compiled(own: Task, kind: str, of: Callable) -> Callable:
 
     def make() -> Callable:
         run = _Run(own.model, list(own.kernels.values()), sample_loss(own.model, own.loss))
-        return tf.function(of(run), autograph=False, reduce_retracing=True)
+        return ByLengths(of(run), autograph=False)
 
     return _steps.get(key, make, own.model, variables, loss)
 

@@ -24,6 +24,7 @@ from tfprune.masking import (
 from tfprune.objectives import check_classes, sample_loss
 from tfprune.saliency.units import check_data, chosen_groups
 from tfprune.statistics import exit_means
+from tfprune.tracing import ByLengths
 from tfprune.units import LayerValues, check_like
 
 _PLACES = ("after", "before")
@@ -267,7 +268,7 @@ def _gradient_step(masked: keras.Model, per_sample: Callable, signed: bool) -> C
     """Returns a compiled function of inputs, targets and weights: sums over a batch `(num_units,)` in float64."""
     num_units = masked.inputs[-1].shape[1]
 
-    @tf.function(reduce_retracing=True)
+    @ByLengths
     def step(inputs: list[Any], targets: Any, weights: Any) -> Any:
         # A row for each sample: its gradient is that of the sample's own loss.
         rows = tf.ones([tf.shape(inputs[0])[0], num_units])

@@ -16,6 +16,7 @@ from tfprune.cache import Recent
 from tfprune.data import as_batches
 from tfprune.graph.walk import ancestors, call_operation, run_flat
 from tfprune.layers import entering_states
+from tfprune.tracing import ByLengths
 
 # Numbers that one batch may fill, which bounds the memory of a pass.
 _FLOATS_AT_ONCE = 2**24
@@ -121,8 +122,11 @@ class _Pass:
         self._places = places
         self._matrix = matrix
         self._only = ancestors(model, {id(place.node) for place in places})
-        signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
-        self.compiled = tf.function(self._call, input_signature=[signature])
+        self.compiled = ByLengths(self._call, signature=self._specs)
+
+    def _specs(self, inputs: list[Any]) -> list[list[tf.TensorSpec]]:
+        pairs = zip(self._model.inputs, inputs, strict=True)
+        return [[tf.TensorSpec([tensor.shape[0], *own.shape[1:]], tensor.dtype) for tensor, own in pairs]]
 
     @property
     def samples_at_once(self) -> int:

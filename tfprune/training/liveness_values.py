@@ -16,6 +16,7 @@ from tfprune.graph.walk import call_operation, run_flat
 from tfprune.masking import has_values_before
 from tfprune.masking.before import SplitAtUnits
 from tfprune.objectives import sample_loss
+from tfprune.tracing import ByLengths
 from tfprune.units import LayerValues
 
 _MOST_SAMPLES_AT_ONCE = 256
@@ -55,7 +56,7 @@ class GradientPass:
             for member in graph[name].members:
                 if member.home is not None:
                     self._homes.setdefault(id(member.home[0]), []).append((name, member))
-        self._compiled = tf.function(self._step, reduce_retracing=True)
+        self._compiled = ByLengths(self._step)
 
     @property
     def num_units(self) -> int:

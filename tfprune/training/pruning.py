@@ -21,6 +21,7 @@ from tfprune.objectives import sample_loss
 from tfprune.repair import find_repair
 from tfprune.schedules import Schedule, as_schedule
 from tfprune.select import SCOPES
+from tfprune.tracing import ByLengths
 from tfprune.training.stepping import Hold, StepCounter, attach, detach, refuse_uncompiled
 from tfprune.training.targets import Units, Weights, choose_top
 from tfprune.units import LayerValues
@@ -322,7 +323,7 @@ def mean_loss(model: keras.Model, data: Any) -> Callable[[], float | None]:
     per_sample = sample_loss(model)
     struct = functional(model)._inputs_struct
 
-    @tf.function(reduce_retracing=True)
+    @ByLengths
     def total(inputs: list[Any], targets: Any, weights: Any) -> Any:
         losses = per_sample(targets, model(tree.pack_sequence_as(struct, inputs), training=False))
         losses = losses if weights is None else losses * tf.cast(weights, losses.dtype)
