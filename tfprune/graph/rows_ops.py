@@ -278,7 +278,7 @@ def split(step: Step, x: Signal) -> list[Axes]:
     else:
         for place, border in enumerate(borders.tolist()):
             step.size(("indices_or_sections", place), ids, _count_before(border))
-    return [x.replaced(axis, part) for part in np.split(ids, borders)]
+    return [x.replaced(axis, step.part(part)) for part in np.split(ids, borders)]
 
 
 def _count_before(border: int) -> Callable[[Any, np.ndarray], int]:
@@ -334,7 +334,7 @@ def _sliced(step: Step, ids: np.ndarray | None, entry: slice, length: int | None
         return (*current[:place], new, *current[place + 1 :])
 
     step.argument((1,), ids, change)
-    return ids[start:stop]
+    return step.part(ids[start:stop])
 
 
 @register(*operations("Matmul"))

@@ -86,7 +86,7 @@ def bidirectional(
     backward = _one_direction(
         step.inner(directions[1], "backward_layer", "config"), sequences, states[half:], "backward"
     )
-    # Keras takes both directions to be equally wide, however they are merged: unit k of one goes with unit k of the other.
+    # Keras takes both directions to be equally wide: unit k of one goes with unit k of the other.
     step.unite(forward, backward)
     step.twin(MaskedBidirectional, forward, backward)
     outputs = _merged(layer, forward, backward)

@@ -133,6 +133,7 @@ class Records:
     signals: dict[int, Signal] = field(default_factory=dict)
     walls: dict[str, str] = field(default_factory=dict)
     equal: list[tuple[np.ndarray, np.ndarray, str]] = field(default_factory=list)
+    parts: list[np.ndarray] = field(default_factory=list)
     uniform: set[tuple[int, int]] = field(default_factory=set)
 
 
@@ -238,6 +239,11 @@ class Step:
     ) -> None:
         """Says that a literal in this call's arguments follows the ids; path starts with a position or a name."""
         self.records.call_edits.setdefault(id(self.node), []).append(Edit(path, ids, change))
+
+    def part(self, ids: np.ndarray) -> np.ndarray:
+        """Says that these units are taken out as a tensor of their own, which must not be emptied; returns them."""
+        self.records.parts.append(ids)
+        return ids
 
     def uniform(self, axis: int, output: int = 0) -> None:
         """Says that along `axis` of an output no unit differs from its neighbours (masks that were broadcast, say)."""
