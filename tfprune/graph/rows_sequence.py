@@ -10,15 +10,14 @@ from keras import layers
 from tfprune.graph.rows_shape import layer_classes
 from tfprune.graph.step import Axes, Signal, Step
 from tfprune.graph.table import register, row_of
-from tfprune.layers import MaskedBidirectional, MaskedMultiHeadAttention, MaskedRNN
+from tfprune.layers import MaskedBidirectional, MaskedMultiHeadAttention, MaskedRNN, is_plain_recurrent
 
 _GATES = {layers.SimpleRNNCell: 1, layers.GRUCell: 3, layers.LSTMCell: 4}
-_RECURRENT = (layers.SimpleRNN, layers.GRU, layers.LSTM, layers.RNN)
 
 
-@register(*_RECURRENT)
+@register(layers.SimpleRNN, layers.GRU, layers.LSTM, layers.RNN)
 def recurrent(step: Step, sequences: Signal, initial_state: Any = None, mask: Any = None, training=None) -> list[Axes]:
-    if not _is_known(step.operation):
+    if not is_plain_recurrent(step.operation):
         reason = f"its cell is a {type(step.operation.cell).__name__}, not one SimpleRNNCell, GRUCell or LSTMCell"
         return _wall(step, reason, sequences, initial_state)
     if step.operation.stateful:
@@ -29,10 +28,6 @@ def recurrent(step: Step, sequences: Signal, initial_state: Any = None, mask: An
     count = len(step.operation.cell.state_size) if isinstance(step.operation.cell.state_size, list | tuple) else 1
     states = [(None, units)] * (count if step.operation.return_state else 0)
     return [_sequence(step.operation, units), *states]
-
-
-def _is_known(layer: layers.Layer) -> bool:
-    return type(layer) in _RECURRENT and type(layer.cell) in _GATES
 
 
 def _wall(step: Step, reason: str, *arguments: Any) -> list[Axes]:
@@ -77,7 +72,7 @@ def bidirectional(
 ) -> list[Axes]:
     layer = step.operation
     directions = (layer.forward_layer, layer.backward_layer)
-    if not all(map(_is_known, directions)) or layer.stateful:
+    if not all(map(is_plain_recurrent, directions)) or layer.stateful:
         return _wall(step, "its directions are no plain SimpleRNN, GRU or LSTM", sequences, initial_state)
     step.fix_axes(sequences, "a recurrent layer runs along this axis", keep=[-1])
     states = _signals(initial_state)

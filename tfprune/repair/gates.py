@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from tfprune.layers import is_plain_recurrent
 from tfprune.repair.moments import Moments, fit, row_sums
 from tfprune.tracing import ByLengths
 
@@ -22,7 +23,7 @@ Halves = tuple[Moments, Moments]
 def is_gated(layer: Any) -> bool:
     """Whether a layer is refitted gate by gate."""
     directions = (layer.forward_layer, layer.backward_layer) if type(layer) is layers.Bidirectional else (layer,)
-    return all(type(one) in (layers.SimpleRNN, layers.LSTM, layers.GRU) for one in directions)
+    return all(map(is_plain_recurrent, directions))
 
 
 def refit_gates(kernels: list[Any], stream: Callable) -> None:

@@ -216,7 +216,7 @@ def _entering_states(place: Place, args: tuple, kwargs: dict) -> Any:
     sequences = tf.cast(sequences, layer.compute_dtype)
     _, entering = entering_states(layer, sequences, _own_state(layer, whole, state), mask)
     if mask is None:
-        return tf.reshape(entering, [-1, layer.units])
+        return tf.reshape(entering, [-1, layer.cell.units])
     mask = tf.cast(mask, "bool")
     return tf.boolean_mask(entering, tf.reverse(mask, [1]) if layer.go_backwards else mask)
 
