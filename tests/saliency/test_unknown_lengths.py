@@ -12,7 +12,7 @@ from tfprune import saliency, unit_groups
 from tfprune.statistics import unit_statistics
 from tfprune.tracing import ByLengths
 
-STEPS, CLASSES = 6, 3
+STEPS, CLASSES = 4, 3
 
 
 def tagger(length):
@@ -88,8 +88,17 @@ LOOKS = {
 """What looks at data, as functions of model and data that return numbers."""
 
 
-@pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("look", LOOKS)
+FAST = {
+    "tagger": ("statistics", "mean_replacement", "least_squares", "sweep", "repair least_squares"),
+    "token_tagger": ("on_nodes_gradient", "repair mean"),
+    "image": ("activation_std", "loss_change", "repair least_squares"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "look"),
+    [pytest.param(name, look, marks=() if look in FAST[name] else pytest.mark.slow) for name in NETS for look in LOOKS],
+)
 def test_open_lengths_give_what_fixed_ones_give(name, look):
     """The last batch is smaller than the others, so that the number of samples is open, too."""
     data = tf.data.Dataset.from_tensor_slices(data_for(name, 310)).batch(256)
@@ -100,15 +109,16 @@ def test_open_lengths_give_what_fixed_ones_give(name, look):
 
 
 def batches_of_two_lengths(name):
-    """Sixteen samples of six steps, in batches of ten and six, and sixteen of four."""
-    long, short = data_for(name, 16, 6), data_for(name, 16, 4, seed=1)
+    """Sixteen samples of four steps, in batches of ten and six, and sixteen of three."""
+    long, short = data_for(name, 16, 4), data_for(name, 16, 3, seed=1)
     parts = [tuple(own[:10] for own in long), tuple(own[10:] for own in long), short]
     specs = tuple(tf.TensorSpec([None] * own.ndim, own.dtype) for own in long)
     return tf.data.Dataset.from_generator(lambda: iter(parts), output_signature=specs), long, short
 
 
-@pytest.mark.parametrize("look", ["on_nodes_gradient", "loss_change", "sweep"])
-@pytest.mark.parametrize("name", ["tagger", "image"])
+@pytest.mark.parametrize(
+    ("name", "look"), [("tagger", "on_nodes_gradient"), ("tagger", "sweep"), ("image", "loss_change")]
+)
 def test_batches_of_several_lengths(name, look):
     """Means over samples: half of them have one length, half the other."""
     data, long, short = batches_of_two_lengths(name)
