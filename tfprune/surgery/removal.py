@@ -57,8 +57,8 @@ def remove(
         same loss, fresh metrics and a fresh optimizer of the same settings.
 
     Raises:
-        ValueError: if the mask does not fit, empties a group, or leaves a Bidirectional unequal; if a repair lacks data
-            or cannot be used on a layer; if a layer cannot be built anew.
+        ValueError: if the mask does not fit, empties a group, or leaves sides unequal that a row of one's own wants
+            equal; if a repair lacks data or cannot be used on a layer; if a layer cannot be built anew.
         TypeError: if `model`, `mask` or `repair` is of the wrong kind.
 
     Example:
