@@ -13,6 +13,8 @@ from conftest import SEED, randomise
 from keras import layers, ops
 from keras.src.applications import convnext
 
+from tfprune.graph import register
+
 VOCABULARY = 9
 """Every Embedding here has as many entries."""
 
@@ -192,7 +194,8 @@ def einsum_dense():
 
 @net
 def einsum_two_new_axes():
-    x = keras.Input((3, 4), name="x")
+    # More positions than units: where there are as many, Keras adds a bias of one column along the positions.
+    x = keras.Input((7, 4), name="x")
     h = layers.EinsumDense("abc,cde->abde", (None, 3, 5), bias_axes="de", activation="sigmoid", name="split")(x)
     h = layers.EinsumDense("abde,def->abf", (None, 6), bias_axes="f", activation="relu", name="join")(h)
     return x, Dense(2, name="out")(h)
@@ -363,7 +366,8 @@ def channels_first():
 
 @net
 def conv_channels_first():
-    x = keras.Input((2, 6, 6), name="x")
+    x = keras.Input((2, 10, 10), name="x")
+    # Wider maps than there are channels: where both are equal, Keras adds the bias along the width.
     h = layers.Conv2D(5, 3, data_format="channels_first", activation="sigmoid", name="first")(x)
     h = layers.MaxPooling2D(2, data_format="channels_first", name="pool")(h)
     h = layers.Conv2D(3, 2, data_format="channels_first", padding="same", activation="sigmoid", name="second")(h)
@@ -389,6 +393,38 @@ def embedding_mean():
     x = keras.Input((6,), dtype="int32", name="x")
     h = layers.Embedding(VOCABULARY, 5, mask_zero=True, name="embedding")(x)
     return x, Dense(2, name="out")(layers.GlobalAveragePooling1D(name="mean")(h))
+
+
+@net
+def embedding_joined():
+    """Masks of missing entries meet where tensors are joined, along the units and along time."""
+    x = keras.Input((6,), dtype="int32", name="x")
+    one = layers.Embedding(VOCABULARY, 5, mask_zero=True, name="one")(x)
+    other = layers.Embedding(VOCABULARY, 4, mask_zero=True, name="other")(x)
+    wide = layers.Concatenate(name="wide")([one, Dense(4, "sigmoid", name="dense")(one), other])
+    h = layers.LSTM(5, return_sequences=True, name="lstm")(wide)
+    both = layers.Concatenate(axis=1, name="both")([h, Dense(5, "tanh", name="of_lstm")(h)])
+    return x, Dense(2, name="out")(layers.GlobalAveragePooling1D(name="mean")(both))
+
+
+@net
+def masking():
+    """A mask made of raw numbers reaches layers that know it and layers that do not."""
+    x = keras.Input((5, 3), name="x")
+    h = layers.GRU(5, return_sequences=True, name="gru")(layers.Masking(0.0, name="masking")(x))
+    h = layers.Bidirectional(layers.LSTM(3, return_sequences=True), name="both")(Dense(4, "sigmoid", name="dense")(h))
+    return x, Dense(2, name="out")(layers.GlobalAveragePooling1D(name="mean")(h))
+
+
+@net
+def recurrent_cells():
+    """RNN around each cell, and a Bidirectional around an RNN."""
+    x = keras.Input((5, 3), name="x")
+    h = layers.RNN(layers.SimpleRNNCell(6), return_sequences=True, name="simple")(x)
+    h, _, cell = layers.RNN(layers.LSTMCell(4), return_sequences=True, return_state=True, name="lstm")(h)
+    h = layers.Bidirectional(layers.RNN(layers.GRUCell(3), return_sequences=True), name="both")(h)
+    h = layers.RNN(layers.GRUCell(5, reset_after=False), go_backwards=True, name="gru")(h)
+    return x, Dense(2, name="out")(layers.Concatenate(name="joined")([h, cell]))
 
 
 @net
@@ -556,6 +592,18 @@ def attention_plain():
     other = layers.AdditiveAttention(name="additive")([query, value, key])
     joined = layers.Concatenate(name="joined")([h, other])
     return [x, y], Dense(2, name="out")(joined)
+
+
+@net
+def linear_attention():
+    """One channel of queries, softmaxed over positions, weighs those of the keys; their sums weigh the values."""
+    x = keras.Input((4, 4, 2), name="x")
+    h = layers.Conv2D(5, 1, activation="sigmoid", name="first")(x)
+    h = layers.Reshape((16, 13), name="rows")(layers.Conv2D(1 + 6 + 6, 1, name="projections")(h))
+    query, key, value = ops.split(h, [1, 7], axis=-1)
+    context = ops.sum(layers.Multiply(name="weighed")([ops.softmax(query, axis=1), key]), axis=1, keepdims=True)
+    h = layers.Multiply(name="attended")([ops.relu(value), context])
+    return x, Dense(2, name="out")(layers.GlobalAveragePooling1D(name="mean")(Dense(4, "elu", name="last")(h)))
 
 
 @net
@@ -786,6 +834,32 @@ def ops_arithmetic():
 
 
 @net
+def constant_arrays():
+    """Arrays meet units: along the units alone, along positions too, as one of several, and joined to them."""
+    generator = np.random.default_rng(3)
+    per_unit = generator.uniform(0.5, 1.5, 5).astype("float32")
+    x = keras.Input((3, 4), name="x")
+    h = Dense(5, "sigmoid", name="first")(x) * per_unit - per_unit[::-1]
+    h = ops.where(h > 0.1 * per_unit, h, ops.convert_to_tensor(per_unit[None]))
+    h = layers.Add(name="positions")([h, generator.normal(size=(1, 3, 5)).astype("float32")])
+    h = layers.Concatenate(axis=1, name="longer")([h, h * generator.normal(size=(3, 1)).astype("float32")])
+    h = ops.maximum(ops.divide(per_unit, 1.0 + ops.abs(h)), 0.2)
+    return x, Dense(2, name="out")(Dense(4, "tanh", name="last")(h))
+
+
+@net
+def split_convolutions():
+    """The channels of one convolution go to two others, by slices that must not be emptied."""
+    x = keras.Input((5, 5, 2), name="x")
+    h = layers.Conv2D(7, 2, activation="sigmoid", name="first")(x)
+    left = layers.Conv2D(3, 2, activation="softplus", name="left")(h[..., :3])
+    right = layers.Conv2D(4, 2, activation="tanh", name="right")(h[..., 3:])
+    return x, Dense(2, name="out")(
+        layers.GlobalAveragePooling2D(name="mean")(layers.Concatenate(name="joined")([left, right]))
+    )
+
+
+@net
 def ops_slices():
     """Slicing and splitting on the units' axis."""
     x = keras.Input((4,), name="x")
@@ -965,3 +1039,31 @@ def private_layers():
     h = convnext.LayerScale(1.0, 4, name="scale")(h)
     h = layers.Add(name="add")([stream, convnext.StochasticDepth(0.2, name="depth")(h)])
     return x, Dense(2, name="out")(layers.GlobalAveragePooling2D(name="mean")(h))
+
+
+# Not in the table -----------------------------------------------------------------------------------------------------
+
+
+class Paired(layers.Layer):
+    """A layer of a user's own that joins two tensors and wants them equally wide."""
+
+    def call(self, inputs):
+        return ops.concatenate(inputs, axis=-1)
+
+    def compute_output_shape(self, shapes):
+        return (*shapes[0][:-1], shapes[0][-1] + shapes[1][-1])
+
+
+@register(Paired)
+def _paired(step, inputs):
+    one, other = (signal.axes[-1] for signal in inputs)
+    step.equal(one, other, "both sides must be equally wide")
+    return inputs[0].replaced(-1, np.concatenate([one, other]))
+
+
+def paired_net():
+    """`a` and `b` of 4 units each must stay equally wide, and so must `c` and `d` of 3."""
+    x = keras.Input((3,), name="x")
+    h = Paired(name="first")([Dense(4, "sigmoid", name="a")(x), Dense(4, "tanh", name="b")(x)])
+    h = Paired(name="second")([Dense(3, "sigmoid", name="c")(h), Dense(3, "tanh", name="d")(h)])
+    return randomise(keras.Model(x, Dense(2, name="out")(h), name="paired_net"))

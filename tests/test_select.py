@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import NETS
+from nets import NETS, paired_net
 
 import tfprune as tfp
 from tfprune import (
@@ -385,32 +385,32 @@ def test_keep_budget_in_multiples_is_the_first_of_all_steps_that_fits(round_to, 
 
 
 @pytest.mark.parametrize("round_to", [1, 2])
-def test_keep_budget_in_multiples_keeps_both_directions_equally_wide(round_to):
-    model = NETS["bidirectional_concat"]()
+def test_keep_budget_in_multiples_keeps_both_sides_equally_wide(round_to):
+    model = paired_net()
     mask = keep_budget(model, random_scores(unit_groups(model)), parameters=0.6, round_to=round_to)
     assert all(own.sum() % round_to == 0 or own.all() for own in mask.values()) and not mask.flat.all()
     # It refuses directions of different sizes.
     tfp.remove(model, mask)
 
 
-def test_keep_budget_keeps_both_directions_equally_wide():
-    model = NETS["bidirectional_concat"]()
+def test_keep_budget_keeps_both_sides_equally_wide():
+    model = paired_net()
     graph = unit_groups(model)
     scores = random_scores(graph)
     mask = keep_budget(model, scores, parameters=0.5)
-    assert mask["first/forward"].sum() == mask["first/backward"].sum() < 4
-    assert mask["second/forward"].sum() == mask["second/backward"].sum()
+    assert mask["a"].sum() == mask["b"].sum() < 4
+    assert mask["c"].sum() == mask["d"].sum()
     assert count_parameters(graph, mask) <= 0.5 * count_parameters(graph)
-    for name in ("first/forward", "first/backward"):
+    for name in ("a", "b"):
         assert scores[name][mask[name]].min() > scores[name][~mask[name]].max()
 
 
-def test_keep_budget_leaves_a_direction_whose_partner_has_no_scores():
-    model = NETS["bidirectional_concat"]()
-    scores = {"first/forward": [1.0, 2.0, 3.0, 4.0], "second/forward": np.ones(3), "second/backward": np.ones(3)}
+def test_keep_budget_leaves_a_side_whose_partner_has_no_scores():
+    model = paired_net()
+    scores = {"a": [1.0, 2.0, 3.0, 4.0], "c": np.ones(3), "d": np.ones(3)}
     mask = keep_budget(model, scores, parameters=0.9)
-    assert mask["first/forward"].all()
-    assert mask["second/forward"].sum() == mask["second/backward"].sum() < 3
+    assert mask["a"].all()
+    assert mask["c"].sum() == mask["d"].sum() < 3
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,12 @@ class MaskedLayerNormalization(Twin):
         return ops.cast(result, layer.compute_dtype)
 
 
+def is_plain_recurrent(layer: Any) -> bool:
+    """Whether a layer is a SimpleRNN, GRU or LSTM, or an RNN around the cell of one of them."""
+    cells = (layers.SimpleRNNCell, layers.GRUCell, layers.LSTMCell)
+    return type(layer) in (layers.SimpleRNN, layers.GRU, layers.LSTM, layers.RNN) and type(layer.cell) in cells
+
+
 def _initial_states(layer: layers.RNN, sequences: Any, initial_state: Any) -> list[Any]:
     """Returns the states that a recurrent layer starts from, those of zeros if none are given."""
     if initial_state is None:
@@ -173,7 +179,7 @@ def _masked_rnn(
     """Runs a recurrent layer whose state h is masked as it enters each step. Returns `(last, outputs, states)`."""
     states = _initial_states(layer, sequences, initial_state)
     if row is None:
-        row = ops.ones((1, layer.units))
+        row = ops.ones((1, layer.cell.units))
     on = ops.cast(row, layer.compute_dtype)
 
     def step(inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:
@@ -201,7 +207,7 @@ def entering_states(layer: layers.RNN, sequences: Any, initial_state: Any = None
     """Returns what a recurrent layer reads at every step, in the order in which it goes through them.
 
     Args:
-        layer: a SimpleRNN, GRU or LSTM.
+        layer: a SimpleRNN, GRU or LSTM, or an RNN around the cell of one.
         sequences: shape `(batch, steps, features)`.
         initial_state: as in the layer's call; None for zeros.
         mask: as in the layer's call.

@@ -4,10 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import randomise
 from keras import layers, ops
 from nets import NETS, WALLS, head_without_softmax, inputs_for, outputs_of
 from replicas import parameters_without_unit
 
+import tfprune
+from tfprune import keep_top
 from tfprune.graph import register, row_of, table, unit_groups
 from tfprune.graph.ids import Ids
 from tfprune.graph.probe import is_elementwise
@@ -43,6 +46,9 @@ SIZES = {
     "conv_channels_first": {"first": 5, "second": 3},
     "embedding_mask": {"embedding": 5, "dense": 4, "lstm": 4},
     "embedding_mean": {"embedding": 5},
+    "embedding_joined": {"one": 5, "dense": 4, "other": 4, "lstm": 5},
+    "masking": {"gru": 5, "dense": 4, "both/forward": 3},
+    "recurrent_cells": {"simple": 6, "lstm": 4, "both/forward": 3, "gru": 5},
     "simple_rnn": {"first": 6, "second": 4},
     "gru_reset_after": {"first": 6, "second": 4},
     "gru_reset_before": {"first": 6, "second": 4},
@@ -50,12 +56,12 @@ SIZES = {
     "lstm_states": {"lstm": 6, "of_cell": 3},
     "encoder_decoder_lstm": {"encoder": 6},
     "encoder_decoder_gru": {"encoder": 5},
-    "bidirectional_concat": {"first/forward": 4, "first/backward": 4, "second/forward": 3, "second/backward": 3},
+    "bidirectional_concat": {"first/forward": 4, "second/forward": 3},
     "bidirectional_sum": {"first/forward": 4, "second/forward": 3},
     "bidirectional_ave": {"first/forward": 4, "second/forward": 3},
     "bidirectional_mul": {"first/forward": 4, "second/forward": 3},
-    "bidirectional_none": {"both/forward": 4, "both/backward": 4, "of_backward": 4},
-    "bidirectional_unequal_activations": {"both/forward": 5, "both/backward": 5},
+    "bidirectional_none": {"both/forward": 4, "of_backward": 4},
+    "bidirectional_unequal_activations": {"both/forward": 5},
     "time_distributed": {"conv": 4, "dense": 5, "rnn": 3},
     "attention_self": {"first": 6, "heads/heads": 3, "heads": 6, "last": 5},
     "attention_cross": {"key": 5, "query": 6, "value": 4, "heads/heads": 3, "heads": 7},
@@ -63,6 +69,7 @@ SIZES = {
     "attention_grouped": {"first": 6, "heads/heads": 2},
     "transformer_block": {"embedding": 6, "heads/heads": 2, "wide": 8},
     "attention_plain": {"query": 4, "value": 5},
+    "linear_attention": {"first": 5, "projections": 6, "last": 4},
     "dot": {"left": 5},
     "batch_norm": {"first": 4, "more": 3, "last": 3},
     "layer_norm": {"first": 6, "second": 5},
@@ -84,7 +91,9 @@ SIZES = {
     "squeeze_excitation": {"expand": 6, "reduce": 3, "project": 4},
     "spatial_gate": {"first": 5},
     "ops_arithmetic": {"left": 5},
-    "ops_slices": {"first": 8, "second": 3, "third": 7},
+    "constant_arrays": {"first": 5, "last": 4},
+    "split_convolutions": {"first": 3, "first#2": 4, "left": 3, "right": 4},
+    "ops_slices": {"first": 3, "first#2": 5, "second": 3, "third": 3, "third#2": 4},
     "ops_shapes": {"first": 5, "second": 6, "third": 4},
     "ops_reductions": {"summed": 5},
     "time_distributed_reshape": {"first": 3},
@@ -263,7 +272,8 @@ def with_lora(layer):
         (with_lora(layers.Dense(3, name="wall")), "wall: it has LoRA weights; merge them first"),
         (lambda h: ops.roll(h, 1, axis=1), "the class Roll is not known"),
         (lambda h: ops.reshape(h, (-1, 3)), "the batch axis is reshaped"),
-        (lambda h: h * np.arange(6, dtype="float32"), "meets something that is not a unit"),
+        (lambda h: h * np.arange(6, dtype="float32"), None),
+        (lambda h: h * keras.Variable(np.arange(6, dtype="float32")), "meets something that is not a unit"),
         (lambda h: ops.clip(h, np.zeros(6, "float32"), 1.0), "its bounds are arrays"),
         (lambda h: ops.softmax(h), "a softmax looks across units"),
         (lambda h: keras.activations.softmax(h), "a softmax looks across units"),
@@ -284,14 +294,171 @@ def test_what_cannot_be_followed_stays(read, reason):
         assert reason in reason_for_first(read)
 
 
-def test_stateful_layers_and_foreign_cells_are_walls():
+class Unsymbolic(layers.Layer):
+    """A layer of a user's own that counts on numbers: its call fails on the tensors of a graph."""
+
+    def call(self, inputs):
+        return inputs * float(ops.convert_to_numpy(ops.max(ops.abs(inputs))) > 0)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def _cells():
+    return layers.RNN([layers.LSTMCell(4), layers.GRUCell(3)], return_sequences=True, name="wall")
+
+
+WALLS_OF_LAYERS = {
+    "stateful": (lambda h: layers.LSTM(4, stateful=True, return_sequences=True, name="wall")(h), "keeps its state"),
+    "cells": (lambda h: _cells()(h), "its cell is a StackedRNNCells"),
+    "two ways": (lambda h: layers.Bidirectional(_cells(), name="wall")(h), "its directions are no plain SimpleRNN"),
+    "rows of LSTM": (lambda h: layers.TimeDistributed(layers.LSTM(4), name="wall")(h[:, :, None]), "it wraps a LSTM"),
+    "rows of both": (
+        lambda h: layers.TimeDistributed(layers.Bidirectional(layers.GRU(4)), name="wall")(h[:, :, None]),
+        "it wraps a Bidirectional",
+    ),
+    "convolutional": (
+        lambda h: layers.Reshape((5, 4))(
+            layers.ConvLSTM1D(4, 1, return_sequences=True, name="wall")(layers.Reshape((5, 1, 3))(h))
+        ),
+        "the class ConvLSTM1D is not known",
+    ),
+    "dot": (
+        lambda h: layers.Dot((2, 2), name="wall")([h, np.ones((2, 5, 3), "float32")]),
+        "multiplies with a constant",
+    ),
+    "attention": (lambda h: layers.Attention(name="wall")([h, np.ones((2, 5, 3), "float32")]), "attends to a constant"),
+    "numbers": (lambda h: Unsymbolic(name="wall")(h), "the class Unsymbolic is not known"),
+}
+"""Layers that are not read, and why; each is called on three units at each of five steps."""
+
+
+def model_around(read):
+    """2 x 5 x 3 -> dense 3 `first` -> `read` -> dense 4 `last` -> 2; the batch is fixed, as stateful layers want."""
     x = keras.Input((5, 3), batch_size=2, name="x")
-    h = layers.LSTM(4, stateful=True, return_sequences=True, name="stateful")(layers.Dense(3, name="first")(x))
-    h = layers.RNN([layers.LSTMCell(4), layers.GRUCell(3)], name="cells")(h)
-    graph = unit_groups(keras.Model(x, layers.Dense(2, name="out")(h)))
-    assert not graph.names
-    assert graph.walls["stateful"] == "a stateful recurrent layer keeps its state between batches"
-    assert "RNN is not known" in graph.walls["cells"]
+    h = layers.Dense(4, "sigmoid", name="last")(read(layers.Dense(3, "tanh", name="first")(x)))
+    return keras.Model(x, layers.Dense(2, name="out")(h))
+
+
+def check_masked_equals_removed(model, mask):
+    graph = unit_groups(model)
+    inputs = [np.random.default_rng(5).normal(size=(2, *model.inputs[0].shape[1:])).astype("float32")]
+    masked = outputs_of(tfprune.with_on_nodes(model), inputs, graph.on_nodes(mask))
+    removed = outputs_of(tfprune.remove(model, tfprune.LayerValues(mask)), inputs)
+    np.testing.assert_allclose(masked, removed, rtol=1e-5, atol=1e-6)
+    assert np.abs(masked - outputs_of(model, inputs)).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", WALLS_OF_LAYERS)
+def test_layers_that_are_not_read_are_walls(name):
+    """The units before stay, those behind can go."""
+    read, reason = WALLS_OF_LAYERS[name]
+    model = randomise(model_around(read))
+    graph = unit_groups(model)
+    assert graph.sizes == {"last": 4}
+    assert reason in graph.walls["wall"] and reason in graph.fixed["first"][1]
+    check_masked_equals_removed(model, {"last": np.arange(4) == 1})
+
+
+@pytest.mark.parametrize(
+    ("read", "reason"),
+    [
+        (lambda h: layers.Softmax(name="own")(h), "own: a softmax looks across units"),
+        (lambda h: layers.Softmax(axis=(1, 2), name="own")(h), "own: a softmax looks across units"),
+        (lambda h: layers.LayerNormalization(axis=(1, 2), name="own")(h), "own: a norm over several axes"),
+        (lambda h: layers.RMSNormalization(axis=(1, 2), name="own")(h), "own: a norm over several axes"),
+        (lambda h: layers.BatchNormalization(axis=1, name="own")(h), "own: batch statistics are taken along this axis"),
+        (lambda h: layers.Softmax(axis=1, name="own")(h), None),
+        (lambda h: layers.LayerNormalization(axis=1, name="own")(h), None),
+        (lambda h: layers.Masking(name="own")(h), "own: a time step is masked when all its entries agree"),
+    ],
+)
+def test_layers_that_look_along_axes(read, reason):
+    model = randomise(model_around(read))
+    graph = unit_groups(model)
+    if reason is None:
+        check_masked_equals_removed(model, {"first": np.arange(3) == 1})
+    else:
+        assert reason in graph.fixed["first"][1]
+        check_masked_equals_removed(model, {"last": np.arange(4) == 1})
+
+
+OPERATIONS = """
+-x | abs(x) | 1.0 - x | 2.0 / x | x % 0.3 | x // 0.3 | x[:, 1] | x[..., 0] | x[:, 1:3] | x[..., 2:] | x[..., -2:]
+x[:, None] | x[..., None] | x[:, ::-1] | x[..., ::-1] | x @ ops.transpose(x, (0, 2, 1)) | (x > 0.2) * x
+all(x > 0, axis=-1) | any(x > 0, axis=1) | amax(x, axis=-1) | append(x, x, axis=-1) | argmax(x, axis=-1) | argsort(x)
+average(x, axis=1) | broadcast_to(x, (2, 5, 3)) | cast(x, "float16") | clip(x, 0.1, 0.5) | concatenate([x, x], axis=1)
+concatenate([x, ops.zeros_like(x)], axis=-1) | stack([x, x], axis=1) | cumsum(x, axis=-1) | diff(x, axis=1)
+digitize(x, np.array([0.2, 0.5])) | dot(x, np.ones((3, 4), "float32")) | einsum("bij,bkj->bik", x, x) | erf(x)
+expand_dims(x, 1) | flip(x) | full_like(x, 2.0) | ones_like(x) | hstack([x, x]) | isnan(x) | logical_not(x > 0.5)
+logsumexp(x, axis=1) | logsumexp(x, axis=-1) | matmul(x, np.ones((3, 4), "float32")) | mean(x, axis=(1, 2))
+median(x, axis=1) | moveaxis(x, 1, 2) | norm(x, axis=-1) | normalize(x, axis=-1) | pad(x, ((0, 0), (0, 0), (1, 2)))
+prod(x, axis=1) | quantile(x, 0.5, axis=1) | repeat(x, 2, axis=-1) | reshape(x, (-1, 15)) | reshape(x, (-1, 3, 5))
+roll(x, 1, axis=-1) | slice(x, (0, 1, 1), (2, 2, 2)) | softmax(x, axis=1) | softmax(x) | sort(x, axis=-1)
+split(x, 3, axis=-1)[0] | split(x, [2], axis=-1)[1] | unstack(x, axis=-1)[0] | squeeze(x[:, None], 1) | std(x, axis=1)
+sum(x, axis=-1) | sum(x, axis=(1, 2)) | swapaxes(x, 1, 2) | take(x, np.array([0, 2]), axis=-1) | take(x, 1, axis=-1)
+tensordot(x, np.ones((3, 4), "float32"), axes=1) | tile(x, (1, 1, 2)) | tril(x) | top_k(x, 2)[0] | var(x, axis=-1)
+where(x > 0.5, x, -x) | layer_normalization(x) | conv(x, np.ones((2, 3, 4), "float32")) | max_pool(x, 2)
+glu(x[..., :2]) | cross(x, x) | one_hot(ops.argmax(x, -1), 3) | map(lambda own: own * 2.0, x) | sparsemax(x)
+""".replace("\n", " | ")
+"""What users write between layers: as it stands, or the name of a function of `keras.ops`."""
+
+
+def test_no_operation_stops_the_reading():
+    """Each is read, or is a wall, or fixes the units that enter, with a reason: never an exception."""
+    for text in filter(None, map(str.strip, OPERATIONS.split(" | "))):
+        call = text if text[0] in "-(12x" or text.startswith("abs") else f"ops.{text}"
+        x = keras.Input((5, 3), batch_size=2, name="x")
+        result = eval(call, {"ops": ops, "np": np, "x": layers.Dense(3, "sigmoid", name="first")(x)})
+        result = ops.cast(result, "float32")
+        if len(result.shape) < 2:
+            result = result[:, None]
+        graph = unit_groups(keras.Model(x, layers.Dense(2, name="out")(result)))
+        found = sum(size for name, size in graph.sizes.items() if name.startswith("first"))
+        stays, reason = graph.fixed.get("first", (0, ""))
+        assert 0 < found + stays <= 3 and (not stays or reason), text
+
+
+def test_arrays_are_cut_wherever_they_stand():
+    """As one of the tensors of a merge layer, by keyword, in a concatenation, in front of it."""
+    per_unit = np.array([0.5, 2.0, -1.0], "float32")
+    rows = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
+    reads = [
+        lambda h: layers.Multiply(name="own")([h, rows]),
+        lambda h: layers.Subtract(name="own")([h, rows]),
+        lambda h: layers.Concatenate(axis=1, name="own")([h, rows]),
+        lambda h: layers.Concatenate(axis=-1, name="own")([h, rows]),
+        lambda h: ops.concatenate([rows, h, rows], axis=1),
+        lambda h: ops.multiply(x1=rows, x2=h),
+        lambda h: ops.where(h > 0.0, per_unit, h),
+        lambda h: ops.subtract(ops.convert_to_tensor(per_unit), h),
+        lambda h: ops.power(ops.abs(h), per_unit[None, None]),
+        lambda h: h * keras.ops.cast(per_unit, "float32") + np.float32(1.0) + np.ones((5, 1), "float32"),
+    ]
+    for read in reads:
+        model = randomise(model_around(read))
+        assert unit_groups(model).sizes == {"first": 3, "last": 4}
+        check_masked_equals_removed(model, {"first": np.array([True, False, True])})
+
+
+def test_a_layer_can_make_units_that_stay_and_units_that_go():
+    """Keys and values are units; the one channel of queries is stretched over them and stays."""
+    model = NETS["linear_attention"]()
+    graph = unit_groups(model)
+    assert graph.fixed["projections"] == (1, "weighed: it is stretched over another axis")
+    (member,) = graph["projections"].members
+    np.testing.assert_array_equal(member.units, [-1, 0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5])
+    mask = keep_top(tfprune.saliency.weight_norm(model), 0.5)
+    small = tfprune.remove(model, mask)
+    assert small.get_layer("projections").filters == 1 + 2 * 3
+
+
+def test_units_of_a_slice_are_a_group():
+    """A convolution cannot read nothing, so one unit of each slice stays."""
+    graph = unit_groups(NETS["split_convolutions"]())
+    units = {name: np.flatnonzero(graph[name].members[0].units >= 0).tolist() for name in ("first", "first#2")}
+    assert units == {"first": [0, 1, 2], "first#2": [3, 4, 5, 6]}
+    assert graph["first"].exits == ("left",) and graph["first#2"].exits == ("right",)
 
 
 def test_quantised_layers_are_walls():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import randomise
 from keras import layers
-from nets import NETS, inputs_for, outputs_of
+from nets import NETS, inputs_for, outputs_of, paired_net
 
 import tfprune
 from tfprune import LayerValues
@@ -524,13 +524,13 @@ def test_masks_that_do_not_fit(mask, error, message, dense_net):
         remove(dense_net, mask)
 
 
-def test_directions_of_unequal_width():
-    model = NETS["bidirectional_concat"]()
+def test_sides_of_unequal_width():
+    model = paired_net()
     graph = tfprune.unit_groups(model)
     one, other, _ = graph.records.equal[0]
     mask = np.ones(graph.num_units, bool)
     mask[graph.columns(one)[0]] = False
-    with pytest.raises(ValueError, match="first: .*3 and 4 would stay. Keep equal numbers"):
+    with pytest.raises(ValueError, match="first: both sides .*3 and 4 would stay. Keep equal numbers"):
         remove(model, LayerValues.from_flat(mask, graph.sizes))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src import backend
 
-from tfprune.compiling import compiled
+from tfprune.compiling import ByLengths
 from tfprune.data import as_batches
 from tfprune.distinctiveness.vectors import Vectors, pooled
 from tfprune.graph import Group, UnitGraph
@@ -66,7 +66,7 @@ def _sums(model: keras.Model, data: Any, nodes: dict[str, Any]) -> dict[str, lis
         run_flat(model, inputs, call, only=only)
         return found
 
-    step = compiled(sums_of_batch, reduce_retracing=True)
+    step = ByLengths(sums_of_batch)
     totals: dict[str, list[np.ndarray]] = {}
     for batch in as_batches(data, model, batch_size=_SAMPLES_AT_ONCE, targets="ignore"):
         found = step([tf.convert_to_tensor(x) for x in batch.inputs])

@@ -113,12 +113,14 @@ def reversible_embedding(call: Call) -> float:
 
 
 # Numbers per unit and time step that a cell adds and multiplies besides its kernels and biases.
-_CELL_ARITHMETIC = {layers.SimpleRNN: 0, layers.GRU: 5, layers.LSTM: 4}
+_CELL_ARITHMETIC = {layers.SimpleRNNCell: 0, layers.GRUCell: 5, layers.LSTMCell: 4}
 
 
-@register_flops(layers.SimpleRNN, layers.GRU, layers.LSTM)
+@register_flops(layers.SimpleRNN, layers.GRU, layers.LSTM, layers.RNN)
 def recurrent(call: Call) -> float:
     """Both kernels at every time step."""
+    if type(call.operation.cell) not in _CELL_ARITHMETIC:
+        return one_per_number(call)
     return _one_direction(call, call.operation)
 
 
@@ -128,14 +130,15 @@ def _one_direction(call: Call, layer) -> int:
     bias = prod(call.weight(cell.bias)) if cell.bias is not None else 0
     # What the two kernels give is added up.
     step = 2 * (prod(kernel) + prod(recurrent_kernel)) + kernel[1] + bias
-    return call.inputs[0][1] * (step + _CELL_ARITHMETIC[type(layer)] * recurrent_kernel[0])
+    return call.inputs[0][1] * (step + _CELL_ARITHMETIC[type(cell)] * recurrent_kernel[0])
 
 
 @register_flops(layers.Bidirectional)
 def bidirectional(call: Call) -> float:
     """Both directions, and their merging."""
     layer = call.operation
-    if any(type(direction) not in _CELL_ARITHMETIC for direction in (layer.forward_layer, layer.backward_layer)):
+    cells = [getattr(direction, "cell", None) for direction in (layer.forward_layer, layer.backward_layer)]
+    if any(type(cell) not in _CELL_ARITHMETIC for cell in cells):
         return one_per_number(call)
     merged = prod(call.outputs[0]) if layer.merge_mode in ("sum", "ave", "mul") else 0
     return _one_direction(call, layer.forward_layer) + _one_direction(call, layer.backward_layer) + merged

@@ -41,7 +41,7 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Units with the same members.
+    """Units with the same members, and in the same slices where their tensor is taken apart.
 
     Attributes:
         name: the name of the first member.
@@ -265,27 +265,31 @@ def _all_different(columns: list[np.ndarray]) -> bool:
 def _group_units(records: Records, labels: np.ndarray, removable: np.ndarray) -> tuple[list, np.ndarray]:
     """Returns the groups as `(name, emitters, labels of the units)`, and the labels of all units in column order.
 
-    Units with the same members are one group; units come in the order in which the first member makes them.
+    Units with the same members are one group, so far as all of them are in the same slices: none is to be emptied, as
+    long as one unit of each group stays. Units come in the order in which the first member makes them.
     """
     emitters = list(records.emitters.values())
-    made = [_without_repeats(labels[emitter.ids]) for emitter in emitters]
+    made = [_without_repeats(labels[ids]) for ids in (*(own.ids for own in emitters), *records.parts)]
     made = [own[removable[own]] for own in made]
-    # Each label belongs to one class: the emitters that make it, so far as they have been gone through.
-    members: list[tuple[int, ...]] = [()]
+    # Each label belongs to one class: the emitters that make it and the parts that hold it, as far as gone through.
+    sets: list[tuple[int, ...]] = [()]
     classes = np.zeros(len(labels), int)
     for number, own in enumerate(made):
         before = classes[own]
         for known in np.unique(before).tolist():
-            classes[own[before == known]] = len(members)
-            members.append((*members[known], number))
+            classes[own[before == known]] = len(sets)
+            sets.append((*sets[known], number))
+    found = []
+    for known in np.unique(classes[classes > 0]).tolist():
+        members = [number for number in sets[known] if number < len(emitters)]
+        within = classes[made[members[0]]] == known
+        found.append((members, int(np.argmax(within)), made[members[0]][within]))
     groups, used = [], {}
-    wanted = {members[known]: known for known in np.unique(classes[classes > 0]).tolist()}
-    for key in sorted(wanted):
-        name = emitters[key[0]].name
+    for members, _, units in sorted(found, key=lambda own: own[:2]):
+        name = emitters[members[0]].name
         used[name] = used.get(name, 0) + 1
         name = name if used[name] == 1 else f"{name}#{used[name]}"
-        first = made[key[0]]
-        groups.append((name, [emitters[number] for number in key], first[classes[first] == wanted[key]]))
+        groups.append((name, [emitters[number] for number in members], units))
     return groups, np.concatenate([np.zeros(0, int), *(own for _, _, own in groups)])
 
 

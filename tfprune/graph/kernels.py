@@ -119,7 +119,7 @@ def _separable_convolution(exit: Exit) -> np.ndarray:
     return np.einsum("trm,rmc->rtc", depthwise, pointwise)
 
 
-@_row(layers.SimpleRNN, layers.GRU, layers.LSTM)
+@_row(layers.SimpleRNN, layers.GRU, layers.LSTM, layers.RNN)
 def _recurrent(exit: Exit) -> np.ndarray:
     cell = exit.operation.cell
     return _numbers(cell.recurrent_kernel if exit.tensor is None else cell.kernel)[:, None, :]

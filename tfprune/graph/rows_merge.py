@@ -3,82 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 from keras import layers
 
-from tfprune.graph.ids import NOTHING
+from tfprune.graph.operands import broadcast, joined, operands
 from tfprune.graph.step import Axes, Signal, Step
 from tfprune.graph.table import register
 
 
-def broadcast(step: Step, operands: Sequence[tuple[Axes, tuple]]) -> Axes:
-    """Returns the ids after tensors of one rank met entry by entry; each operand is `(axes, shape)`.
-
-    An axis of length 1 that is stretched over units is no part of them: its own units are fixed.
-    """
-    result = []
-    for axis in range(len(operands[0][0])):
-        column = [(axes[axis], shape[axis]) for axes, shape in operands]
-        stretched = any(length != 1 for _, length in column)
-        meeting = []
-        for ids, length in column:
-            if stretched and length == 1:
-                step.fix(ids, "it is stretched over another axis")
-            else:
-                meeting.append(ids)
-        ids = meeting[0]
-        for other in meeting[1:]:
-            ids = step.unite(ids, other)
-        result.append(ids)
-    return tuple(result)
-
-
-def aligned_left(signal: Signal, rank: int) -> tuple[Axes, tuple]:
-    """A merge layer gives a tensor of lower rank new axes of length 1 behind its batch axis."""
-    more = rank - signal.rank
-    return (signal.axes[0], *[None] * more, *signal.axes[1:]), (signal.shape[0], *[1] * more, *signal.shape[1:])
-
-
 @register(layers.Add, layers.Subtract, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum)
-def merge(step: Step, inputs: Sequence[Signal]) -> Axes:
-    rank = max(signal.rank for signal in inputs)
-    return broadcast(step, [aligned_left(signal, rank) for signal in inputs])
+def merge(step: Step, inputs: Sequence[Any]) -> Axes:
+    """Tensors of lower rank get new axes of length 1 behind their batch axis."""
+    given = operands(step, inputs, "inputs")
+    rank = max(len(own.shape) for own in given)
+    return broadcast(step, [own.with_more_axes(1, rank - len(own.shape)) for own in given])
 
 
 @register(layers.Concatenate)
-def concatenate(step: Step, inputs: Sequence[Signal]) -> Axes:
-    return joined(step, inputs, step.operation.axis)
-
-
-def joined(step: Step, inputs: Sequence[Signal], axis: int) -> Axes:
-    """Ids after a concatenation: positions follow each other along `axis`, and meet along every other one."""
-    axis = inputs[0].axis(axis)
-    axes = list(inputs[0].axes)
-    for signal in inputs[1:]:
-        for other in range(len(axes)):
-            if other != axis:
-                axes[other] = step.unite(axes[other], signal.axes[other])
-    parts = [signal.axes[axis] for signal in inputs]
-    if all(part is None for part in parts):
-        axes[axis] = None
-    elif any(part is None and signal.shape[axis] is None for part, signal in zip(parts, inputs, strict=True)):
-        for part in parts:
-            step.fix(part, "it is joined to something of unknown length")
-        axes[axis] = None
-    else:
-        axes[axis] = np.concatenate(
-            [
-                np.full(signal.shape[axis], NOTHING) if part is None else part
-                for part, signal in zip(parts, inputs, strict=True)
-            ]
-        )
-    return tuple(axes)
+def concatenate(step: Step, inputs: Sequence[Any]) -> Axes:
+    return joined(step, operands(step, inputs, "inputs"), step.operation.axis)
 
 
 @register(layers.Dot)
-def dot(step: Step, inputs: Sequence[Signal]) -> Axes:
+def dot(step: Step, inputs: Sequence[Any]) -> Axes:
     one, other = inputs
+    if not (isinstance(one, Signal) and isinstance(other, Signal)):
+        step.wall("it multiplies with a constant", [x for x in inputs if isinstance(x, Signal)])
+        return step.untracked()
     axes = step.operation.axes
     axes = (axes, axes) if isinstance(axes, int) else tuple(axes)
     first, second = one.axis(axes[0]), other.axis(axes[1])
@@ -101,8 +53,11 @@ def product_contraction(step: Step, one: Signal, first: int, other: Signal, seco
 
 
 @register(layers.Attention, layers.AdditiveAttention)
-def attention(step: Step, inputs: Sequence[Signal], mask=None, **kwargs) -> Axes | list[Axes]:
+def attention(step: Step, inputs: Sequence[Any], mask=None, **kwargs) -> Axes | list[Axes]:
     """Query and key are summed over their last axis; value passes."""
+    if not all(isinstance(x, Signal) for x in inputs):
+        step.wall("it attends to a constant", [x for x in inputs if isinstance(x, Signal)])
+        return [step.untracked(k) for k in range(len(step.node.outputs))]
     query, value = inputs[0], inputs[1]
     key = inputs[2] if len(inputs) > 2 else value
     product_contraction(step, query, -1, key, -1)

@@ -10,7 +10,8 @@ import numpy as np
 from keras.src.ops import core, nn, numpy
 from keras.src.ops import math as math_operations
 
-from tfprune.graph.rows_merge import broadcast, joined, product_contraction
+from tfprune.graph.operands import Operand, broadcast, joined, operand, operands
+from tfprune.graph.rows_merge import product_contraction
 from tfprune.graph.rows_shape import reshaped
 from tfprune.graph.step import Axes, Signal, Step
 from tfprune.graph.table import register
@@ -81,6 +82,11 @@ def operations(*names: str) -> list[type]:
             "Selu",
             "Gelu",
             "Celu",
+            "Mish",
+            "LogicalNot",
+            "Isnan",
+            "Isinf",
+            "Isfinite",
             "TanhShrink",
             "HardTanh",
             "HardShrink",
@@ -127,31 +133,39 @@ def unknown(step: Step, signals: list[Signal]) -> Axes:
     )
 )
 def elementwise_of_two(step: Step, x1: Any, x2: Any) -> Axes:
-    return broadcast(step, _aligned_right(step, [x1, x2]))
+    return broadcast(step, _aligned_right(step, x1=x1, x2=x2))
 
 
 @register(*operations("Where"))
 def where(step: Step, condition: Any, x1: Any, x2: Any) -> Axes:
-    return broadcast(step, _aligned_right(step, [condition, x1, x2]))
+    return broadcast(step, _aligned_right(step, condition=condition, x1=x1, x2=x2))
 
 
-def _aligned_right(step: Step, operands: list[Any]) -> list[tuple[Axes, tuple]]:
-    """NumPy's rule: missing axes at the front have length 1. A literal array meets units as something fixed."""
+def _aligned_right(step: Step, **values: Any) -> list[Operand]:
+    """NumPy's rule: missing axes at the front have length 1. Takes the arguments of the call by name, in order."""
     rank = len(step.node.outputs[0].shape)
+    in_order = len(step.node.arguments.args)
     result = []
-    for operand in operands:
-        axes = operand.axes if isinstance(operand, Signal) else (None,) * np.ndim(operand)
-        shape = operand.shape if isinstance(operand, Signal) else np.shape(operand)
-        more = rank - len(shape)
-        result.append(((None,) * more + tuple(axes), (1,) * more + tuple(shape)))
+    for place, (name, value) in enumerate(values.items()):
+        own = operand(step, value, place if place < in_order else name)
+        result.append(own.with_more_axes(0, rank - len(own.shape)))
     return result
+
+
+@register(*operations("ZerosLike", "OnesLike"))
+def constant_like(step: Step, x: Signal, *args, **kwargs) -> Axes:
+    """Only the shape is looked at: every position holds the same number."""
+    for axis in range(x.rank):
+        step.uniform(axis)
+    return x.axes
 
 
 @register(*operations("Concatenate"))
 def concatenate(step: Step, xs: list[Any]) -> Axes:
-    if not all(isinstance(x, Signal) for x in xs):
-        return unknown(step, [x for x in xs if isinstance(x, Signal)])
-    return joined(step, xs, step.operation.axis)
+    return joined(step, operands(step, xs, "xs"), step.operation.axis)
+
+
+_SELECTING = tuple(operations("Max", "Min", "Amax", "Amin", "Any", "All"))
 
 
 @register(*operations("Mean", "Sum", "Max", "Min", "Amax", "Amin", "Var", "Std", "Prod", "Logsumexp", "Any", "All"))
@@ -164,7 +178,8 @@ def reduction(step: Step, x: Signal, **kwargs) -> Axes:
     for axis in gone:
         if isinstance(step.operation, numpy.Sum):
             step.contract(x, axis, kernel=False)
-        else:
+        # What all positions agree on stays so with fewer of them.
+        elif not (isinstance(step.operation, _SELECTING) and step.is_uniform(x, axis)):
             step.fix(x.axes[axis], "it is reduced along its units")
     if step.operation.keepdims:
         return tuple(None if axis in gone else ids for axis, ids in enumerate(x.axes))
@@ -268,7 +283,7 @@ def split(step: Step, x: Signal) -> list[Axes]:
     else:
         for place, border in enumerate(borders.tolist()):
             step.size(("indices_or_sections", place), ids, _count_before(border))
-    return [x.replaced(axis, part) for part in np.split(ids, borders)]
+    return [x.replaced(axis, step.part(part)) for part in np.split(ids, borders)]
 
 
 def _count_before(border: int) -> Callable[[Any, np.ndarray], int]:
@@ -324,7 +339,7 @@ def _sliced(step: Step, ids: np.ndarray | None, entry: slice, length: int | None
         return (*current[:place], new, *current[place + 1 :])
 
     step.argument((1,), ids, change)
-    return ids[start:stop]
+    return step.part(ids[start:stop])
 
 
 @register(*operations("Matmul"))

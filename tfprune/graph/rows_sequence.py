@@ -10,13 +10,16 @@ from keras import layers
 from tfprune.graph.rows_shape import layer_classes
 from tfprune.graph.step import Axes, Signal, Step
 from tfprune.graph.table import register, row_of
-from tfprune.layers import MaskedBidirectional, MaskedMultiHeadAttention, MaskedRNN
+from tfprune.layers import MaskedBidirectional, MaskedMultiHeadAttention, MaskedRNN, is_plain_recurrent
 
-_GATES = {layers.SimpleRNN: 1, layers.GRU: 3, layers.LSTM: 4}
+_GATES = {layers.SimpleRNNCell: 1, layers.GRUCell: 3, layers.LSTMCell: 4}
 
 
-@register(layers.SimpleRNN, layers.GRU, layers.LSTM)
+@register(layers.SimpleRNN, layers.GRU, layers.LSTM, layers.RNN)
 def recurrent(step: Step, sequences: Signal, initial_state: Any = None, mask: Any = None, training=None) -> list[Axes]:
+    if not is_plain_recurrent(step.operation):
+        reason = f"its cell is a {type(step.operation.cell).__name__}, not one SimpleRNNCell, GRUCell or LSTMCell"
+        return _wall(step, reason, sequences, initial_state)
     if step.operation.stateful:
         return _wall(step, "a stateful recurrent layer keeps its state between batches", sequences, initial_state)
     step.fix_axes(sequences, "a recurrent layer runs along this axis", keep=[-1])
@@ -46,7 +49,7 @@ def _sequence(layer: layers.RNN, ids: np.ndarray | None) -> Axes:
 def _one_direction(step: Step, sequences: Signal, initial_state: Any, slot: str) -> np.ndarray:
     """Ids of the units of one recurrent layer: kernel columns, recurrent rows and columns, states, all the same."""
     cell = step.operation.cell
-    gates = _GATES[type(step.operation)]
+    gates = _GATES[type(cell)]
     units = step.emit(cell.units, slot)
     columns = np.tile(units, gates)
     step.weight(cell.kernel, step.contract(sequences), columns)
@@ -54,7 +57,8 @@ def _one_direction(step: Step, sequences: Signal, initial_state: Any, slot: str)
     step.contract_inside(units)
     if cell.bias is not None:
         step.weight(cell.bias, *[None] * (len(cell.bias.shape) - 1), columns)
-    step.size("units", units)
+    # An RNN holds the configuration of its cell; the layers named after a cell hold what it holds.
+    step.size(("cell", "config", "units") if type(step.operation) is layers.RNN else "units", units)
     step.activation(cell.activation, units)
     step.activation(getattr(cell, "recurrent_activation", None), units)
     for state in _signals(initial_state):
@@ -68,7 +72,7 @@ def bidirectional(
 ) -> list[Axes]:
     layer = step.operation
     directions = (layer.forward_layer, layer.backward_layer)
-    if any(type(direction) not in _GATES for direction in directions) or layer.stateful:
+    if not all(map(is_plain_recurrent, directions)) or layer.stateful:
         return _wall(step, "its directions are no plain SimpleRNN, GRU or LSTM", sequences, initial_state)
     step.fix_axes(sequences, "a recurrent layer runs along this axis", keep=[-1])
     states = _signals(initial_state)
@@ -77,23 +81,29 @@ def bidirectional(
     backward = _one_direction(
         step.inner(directions[1], "backward_layer", "config"), sequences, states[half:], "backward"
     )
+    # Keras takes both directions to be equally wide: unit k of one goes with unit k of the other.
+    step.unite(forward, backward)
     step.twin(MaskedBidirectional, forward, backward)
-    outputs = _merged(step, layer, forward, backward)
+    outputs = _merged(layer, forward, backward)
     if layer.return_state:
         each = (len(step.node.outputs) - len(outputs)) // 2
         outputs += [(None, forward)] * each + [(None, backward)] * each
     return outputs
 
 
-def _merged(step: Step, layer: Any, forward: np.ndarray, backward: np.ndarray) -> list[Axes]:
-    if layer.merge_mode in (None, "concat"):
-        # Keras takes the width of the merged output to be twice that of the forward layer.
-        step.equal(forward, backward, "Bidirectional needs as many units forward as backward")
+def _merged(layer: Any, forward: np.ndarray, backward: np.ndarray) -> list[Axes]:
     if layer.merge_mode is None:
         return [_sequence(layer.forward_layer, forward), _sequence(layer.forward_layer, backward)]
     if layer.merge_mode == "concat":
         return [_sequence(layer.forward_layer, np.concatenate([forward, backward]))]
-    return [_sequence(layer.forward_layer, step.unite(forward, backward))]
+    return [_sequence(layer.forward_layer, forward)]
+
+
+_NOT_WITHIN_TIME = (
+    *[layers.RNN, layers.Bidirectional, layers.Wrapper],
+    *layer_classes("MultiHeadAttention", "GroupQueryAttention"),
+)
+"""Layers whose units act inside them: a mask of samples would have to follow the steps that TimeDistributed folds."""
 
 
 @register(layers.TimeDistributed)
@@ -102,7 +112,7 @@ def time_distributed(step: Step, inputs: Signal, training=None, mask=None) -> Ax
     inner = step.operation.layer
     row = row_of(inner)
     seen = inputs.without(1)
-    if row is None or isinstance(inner, layers.RNN | layers.Wrapper):
+    if row is None or isinstance(inner, _NOT_WITHIN_TIME):
         step.wall(f"it wraps a {type(inner).__name__}", [inputs])
         return step.untracked()
     within = step.inner(inner, "layer", "config")

@@ -29,6 +29,9 @@ _LOCAL = layer_classes(
 @register(*_LOCAL)
 def local(step: Step, inputs: Signal, *args, **kwargs) -> Axes:
     """Pooling, padding, cropping, resizing: each channel by itself, along the spatial axes."""
+    if len(step.node.outputs[0].shape) != inputs.rank:
+        step.wall(f"it is made for another rank than {inputs.rank}", [inputs])
+        return step.untracked()
     axis = channel_axis(step.operation, inputs)
     step.fix_axes(inputs, "this axis is pooled, padded, cropped or resized", keep=[axis])
     return tuple(inputs.axes[k] if k == axis else None for k in range(inputs.rank))

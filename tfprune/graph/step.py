@@ -134,6 +134,8 @@ class Records:
     signals: dict[int, Signal] = field(default_factory=dict)
     walls: dict[str, str] = field(default_factory=dict)
     equal: list[tuple[np.ndarray, np.ndarray, str]] = field(default_factory=list)
+    parts: list[np.ndarray] = field(default_factory=list)
+    uniform: set[tuple[int, int]] = field(default_factory=set)
 
 
 def count_kept(old: Any, kept: np.ndarray) -> Any:
@@ -242,6 +244,19 @@ class Step:
         """Says that a literal in this call's arguments follows the ids; path starts with a position or a name."""
         change = named(change, self.operation, self.name, f"a change of the argument at {path}")
         self.records.call_edits.setdefault(id(self.node), []).append(Edit(path, ids, change))
+
+    def part(self, ids: np.ndarray) -> np.ndarray:
+        """Says that these units are taken out as a tensor of their own, which must not be emptied; returns them."""
+        self.records.parts.append(ids)
+        return ids
+
+    def uniform(self, axis: int, output: int = 0) -> None:
+        """Says that along `axis` of an output no unit differs from its neighbours (masks that were broadcast, say)."""
+        self.records.uniform.add((id(self.node.outputs[output]), axis))
+
+    def is_uniform(self, signal: Signal, axis: int) -> bool:
+        """Whether the units along `axis` of `signal` hold the same numbers, so that any of them speaks for all."""
+        return (id(signal.tensor), signal.real_axes[axis]) in self.records.uniform
 
     def twin(self, layer_class: type, *ids: np.ndarray | None) -> None:
         """Says which layer stands in for this call in a masked model; untracked rows count as always on."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.compiling import compiled
+from tfprune.compiling import ByLengths
 from tfprune.data import as_batches
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.walk import copied, functional, run_flat
@@ -87,7 +86,7 @@ def means_before(model: keras.Model, data: Any, layers: Iterable[str] | str | No
     split = SplitAtUnits(model, layers)
     makers: list[Maker] = []
 
-    @partial(compiled, reduce_retracing=True)
+    @ByLengths
     def sums(inputs: list[Any]) -> list[tuple]:
         makers.clear()
         found = []

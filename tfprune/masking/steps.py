@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.cache import Recent
-from tfprune.compiling import compiled
+from tfprune.compiling import ByLengths
 from tfprune.data import Batch
 from tfprune.masking.build import MaskedModel, masked_model, on_nodes_input
 from tfprune.masking.split import SplitModel
@@ -34,12 +34,12 @@ class Steps:
         self.num_units = masked.inputs[position].shape[1]
         self._split = SplitModel(masked, position)
         self._per_sample = per_sample
-        self.before = compiled(self._split.before, reduce_retracing=True)
+        self.before = ByLengths(self._split.before)
 
     def compiled(self, function: Callable) -> Callable:
         """Compiles a function of what `before` returned, by XLA where that pays."""
         is_flat = self._split.is_flat
-        return compiled(function, jit_compile=is_flat, reduce_retracing=not is_flat)
+        return ByLengths(function, jit_compile=is_flat, reduce_retracing=not is_flat)
 
     @property
     def points_at_once(self) -> int:

@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from tfprune.compiling import compiled
+from tfprune.compiling import ByLengths
+from tfprune.layers import is_plain_recurrent
 from tfprune.repair.moments import Moments, fit, row_sums
 
 _ROUNDS = 3
@@ -22,7 +23,7 @@ Halves = tuple[Moments, Moments]
 def is_gated(layer: Any) -> bool:
     """Whether a layer is refitted gate by gate."""
     directions = (layer.forward_layer, layer.backward_layer) if type(layer) is layers.Bidirectional else (layer,)
-    return all(type(one) in (layers.SimpleRNN, layers.LSTM, layers.GRU) for one in directions)
+    return all(map(is_plain_recurrent, directions))
 
 
 def refit_gates(kernels: list[Any], stream: Callable) -> None:
@@ -73,8 +74,7 @@ class _Direction:
         bias = inputs.new.bias
         self._bias = None if bias is None else np.array(keras.ops.convert_to_numpy(bias), "float64")
         self._compiled = {
-            free: compiled(lambda old, new, free=free: self._sums_of_batch(old, new, free), reduce_retracing=True)
-            for free in (False, True)
+            free: ByLengths(lambda old, new, free=free: self._sums_of_batch(old, new, free)) for free in (False, True)
         }
 
     def sums(self, *, free: bool) -> list[Halves]:

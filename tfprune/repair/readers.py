@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras import layers
 
 from tfprune.graph.rows_kernel import einsum_letters
-from tfprune.layers import attended_heads, entering_states
+from tfprune.layers import attended_heads, entering_states, is_plain_recurrent
 
 MOST_COLUMNS = 2048
 """Regressors up to which a kernel is refitted whole; beyond that only its input channels are guessed."""
@@ -293,10 +293,12 @@ def _heads(layer: Any, arguments: dict) -> Any:
 
 def _recurrent(layer: Any, state_part: slice | None = None) -> list[Reading]:
     """The kernel reads the sequences, the recurrent kernel the layer's own state."""
+    if not is_plain_recurrent(layer):
+        return []
     cell = layer.cell
     two_biases = cell.bias is not None and len(cell.bias.shape) == 2
     refusal = None
-    if type(layer) is layers.GRU and not cell.reset_after:
+    if type(cell) is layers.GRUCell and not cell.reset_after:
         refusal = (
             "the recurrent kernel of a GRU with reset_after=False reads r * h and not h, so no constant stands in for "
             "a unit"
@@ -329,7 +331,7 @@ def _recurrent(layer: Any, state_part: slice | None = None) -> list[Reading]:
 
 
 def _bidirectional(layer: layers.Bidirectional) -> list[Reading]:
-    count = 2 if isinstance(layer.forward_layer, layers.LSTM) else 1
+    count = 2 if isinstance(getattr(layer.forward_layer, "cell", None), layers.LSTMCell) else 1
     forward = _recurrent(layer.forward_layer, slice(0, count))
     return [*forward, *_recurrent(layer.backward_layer, slice(count, None))]
 
@@ -341,7 +343,7 @@ _table: dict[type, Callable[[Any], list[Reading]]] = {
     **dict.fromkeys((layers.Conv1D, layers.Conv2D, layers.Conv3D), _convolution),
     **dict.fromkeys((layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose), _transposed),
     **dict.fromkeys((layers.SeparableConv1D, layers.SeparableConv2D), _separable),
-    **dict.fromkeys((layers.SimpleRNN, layers.GRU, layers.LSTM), _recurrent),
+    **dict.fromkeys((layers.SimpleRNN, layers.GRU, layers.LSTM, layers.RNN), _recurrent),
     layers.Bidirectional: _bidirectional,
     layers.MultiHeadAttention: _attention,
     layers.GroupQueryAttention: _attention,

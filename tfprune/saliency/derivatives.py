@@ -15,7 +15,7 @@ from keras.src import backend
 from tqdm import tqdm
 
 from tfprune.cache import Recent
-from tfprune.compiling import compiled
+from tfprune.compiling import ByLengths
 from tfprune.data import Batches, as_batches
 from tfprune.graph.finite import check_finite_weights
 from tfprune.graph.walk import call_operation, run_flat, samples_at_once
@@ -202,7 +202,7 @@ def _compiled(own: Task, kind: str, of: Callable) -> Callable:
 
     def make() -> Callable:
         run = _Run(own.model, list(own.kernels.values()), sample_loss(own.model, own.loss))
-        return compiled(of(run), reduce_retracing=True)
+        return ByLengths(of(run))
 
     return _steps.get(key, make, own.model, variables, loss)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import keras
@@ -11,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.borders import public
-from tfprune.compiling import compiled
+from tfprune.compiling import ByLengths
 from tfprune.data import as_batches
 from tfprune.graph import unit_groups
 from tfprune.graph.walk import samples_at_once
@@ -286,7 +285,7 @@ def _gradient_step(masked: keras.Model, per_sample: Callable, signed: bool) -> C
     """Returns a compiled function of inputs, targets and weights: sums over a batch `(num_units,)` in float64."""
     num_units = masked.inputs[-1].shape[1]
 
-    @partial(compiled, reduce_retracing=True)
+    @ByLengths
     def step(inputs: list[Any], targets: Any, weights: Any) -> Any:
         # A row for each sample: its gradient is that of the sample's own loss.
         rows = tf.ones([tf.shape(inputs[0])[0], num_units])

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras.src import backend
 
 from tfprune.cache import Recent
-from tfprune.compiling import compiled
+from tfprune.compiling import ByLengths
 from tfprune.data import as_batches
 from tfprune.graph.finite import check_finite_weights
 from tfprune.graph.walk import ancestors, call_operation, run_flat
@@ -128,8 +128,11 @@ class _Pass:
         self._places = places
         self._matrix = matrix
         self._only = ancestors(model, {id(place.node) for place in places})
-        signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
-        self.compiled = compiled(self._call, input_signature=[signature])
+        self.compiled = ByLengths(self._call, signature=self._specs)
+
+    def _specs(self, inputs: list[Any]) -> list[list[tf.TensorSpec]]:
+        pairs = zip(self._model.inputs, inputs, strict=True)
+        return [[tf.TensorSpec([tensor.shape[0], *own.shape[1:]], tensor.dtype) for tensor, own in pairs]]
 
     @property
     def samples_at_once(self) -> int:
@@ -219,7 +222,7 @@ def _entering_states(place: Place, args: tuple, kwargs: dict) -> Any:
     sequences = tf.cast(sequences, layer.compute_dtype)
     _, entering = entering_states(layer, sequences, _own_state(layer, whole, state), mask)
     if mask is None:
-        return tf.reshape(entering, [-1, layer.units])
+        return tf.reshape(entering, [-1, layer.cell.units])
     mask = tf.cast(mask, "bool")
     return tf.boolean_mask(entering, tf.reverse(mask, [1]) if layer.go_backwards else mask)
 

@@ -165,10 +165,11 @@ class Cut:
         return outputs
 
     def _edited_arguments(self, args: tuple, kwargs: dict, edits: list[Edit]) -> tuple[tuple, dict]:
-        arguments = {**dict(enumerate(args)), **kwargs}
+        held = {**dict(enumerate(args)), **kwargs}
         for edit in edits:
-            _edit(arguments, edit.path, lambda value, edit=edit: edit.change(value, self.kept(edit.ids)))
-        return tuple(arguments[place] for place in range(len(args))), {name: arguments[name] for name in kwargs}
+            place, *inner = edit.path
+            held[place] = _edited(held[place], inner, lambda old, edit=edit: edit.change(old, self.kept(edit.ids)))
+        return tuple(held[place] for place in range(len(args))), {name: held[name] for name in kwargs}
 
     def operation(self, old: Any) -> Any:
         """Returns the new operation for an old one; the same one however often it is called."""
@@ -291,6 +292,15 @@ def _without_build_config(config: Any) -> Any:
     if type(config) in (list, tuple):
         return type(config)(_without_build_config(value) for value in config)
     return config
+
+
+def _edited(value: Any, path: list, change: Callable[[Any], Any]) -> Any:
+    """Returns an argument with the entry at `path` of its nested lists changed; the argument itself stays."""
+    if not path:
+        return change(value)
+    parts = list(value)
+    parts[path[0]] = _edited(parts[path[0]], path[1:], change)
+    return tuple(parts) if isinstance(value, tuple) else parts
 
 
 def _edit(config: dict, path: tuple, change: Callable[[Any], Any]) -> None:

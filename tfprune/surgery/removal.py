@@ -56,9 +56,9 @@ def remove(
         same loss, fresh metrics and a fresh optimizer of the same settings.
 
     Raises:
-        ValueError: if the mask does not fit, empties a group, or leaves a Bidirectional unequal; if a repair lacks data
-            or cannot be used on a layer, or a weight that it would look at is NaN or infinite; if a layer cannot be
-            built anew.
+        ValueError: if the mask does not fit, empties a group, or leaves sides unequal that a row of one's own wants
+            equal; if a repair lacks data or cannot be used on a layer, or a weight that it would look at is NaN or
+            infinite; if a layer cannot be built anew.
         TypeError: if `model`, `mask` or `repair` is of the wrong kind.
 
     Example:
@@ -120,7 +120,8 @@ def checked_mask(graph: UnitGraph, mask: Any) -> np.ndarray:
                 f"mask: {name!r} has the shape {np.shape(mask[name])}; units are expected, one value each. A mask of "
                 "weights goes into zero_weights(model, mask)."
             )
-        if name in graph.fixed or (name not in graph and name in _layer_names(graph)):
+        # A layer may make units that stay and units that go: its group has the name of both.
+        if name not in graph and (name in graph.fixed or name in _layer_names(graph)):
             raise ValueError(f"mask: {graph.unknown(name).removeprefix('layers: ')}")
     mask = check_like(mask, graph.sizes, "mask", partial=True, boolean=True)
     on = np.ones(graph.num_units, bool)

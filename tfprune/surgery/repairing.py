@@ -13,6 +13,7 @@ from keras import layers
 
 from tfprune.data import as_batches
 from tfprune.graph import UnitGraph
+from tfprune.masking.steps import pieces
 from tfprune.repair.gates import is_gated, refit_gates
 from tfprune.repair.moments import Moments, fit, row_sums
 from tfprune.repair.readers import MOST_COLUMNS, Reading, picked_positions
@@ -121,8 +122,7 @@ class Repairer:
         batches = as_batches(self._data, self._cut.graph.model, batch_size=size, targets="ignore")
         if isinstance(self._data, tf.data.Dataset):
             # It may come in another order each time, but both models must see the same samples side by side.
-            parts = zip(*(batch.inputs for batch in batches), strict=True)
-            batches = as_batches([np.concatenate(own) for own in parts], self._cut.graph.model, batch_size=size)
+            batches = list(pieces(batches, size, lambda targets: None))
         self._old = Activations(Program(self._cut.graph.model), batches, _MOST_BYTES)
         self._new = Activations(Program(self._cut.model), batches, _MOST_BYTES)
 

@@ -141,7 +141,9 @@ class Followers:
 def _is_linear(site: Site) -> bool:
     """Whether the site gives out what its kernel makes, as it is."""
     inner = getattr(site.old, "layer", site.old)
-    return getattr(inner, "activation", None) in (None, keras.activations.linear)
+    # Cells and directions hold the activations of these.
+    is_recurrent = isinstance(inner, layers.RNN | layers.Bidirectional)
+    return not is_recurrent and getattr(inner, "activation", None) in (None, keras.activations.linear)
 
 
 def batch_size_for(site: Site, most: int = 250) -> int:

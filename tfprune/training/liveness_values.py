@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from tfprune.compiling import compiled
+from tfprune.compiling import ByLengths
 from tfprune.data import as_batches
 from tfprune.graph import unit_groups
 from tfprune.graph.kernels import making_kernels
@@ -56,7 +56,7 @@ class GradientPass:
             for member in graph[name].members:
                 if member.home is not None:
                     self._homes.setdefault(id(member.home[0]), []).append((name, member))
-        self._compiled = compiled(self._step, reduce_retracing=True)
+        self._compiled = ByLengths(self._step)
 
     @property
     def num_units(self) -> int:

@@ -6,7 +6,6 @@ import contextlib
 import inspect
 import itertools
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import keras
@@ -14,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from tfprune.compiling import compiled
+from tfprune.compiling import ByLengths
 from tfprune.data import as_batches
 from tfprune.graph.finite import check_finite_weights
 from tfprune.graph.walk import functional
@@ -110,7 +109,7 @@ def mean_loss(model: keras.Model, data: Any) -> Callable[[], float | None]:
     per_sample = sample_loss(model)
     struct = functional(model)._inputs_struct
 
-    @partial(compiled, reduce_retracing=True)
+    @ByLengths
     def total(inputs: list[Any], targets: Any, weights: Any) -> Any:
         losses = per_sample(targets, model(tree.pack_sequence_as(struct, inputs), training=False))
         losses = losses if weights is None else losses * tf.cast(weights, losses.dtype)
