@@ -12,7 +12,6 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 # A folder is one room. `__init__` of the package stands below all others.
 ROOMS = (
     "files",
-    "cache",
     "units",
     "data",
     "schedules",
@@ -20,6 +19,7 @@ ROOMS = (
     "plots",
     "layers",
     "graph",
+    "cache",
     "objectives",
     "select",
     "statistics",

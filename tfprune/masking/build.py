@@ -10,7 +10,7 @@ import numpy as np
 from keras import tree
 
 from tfprune.graph import UnitGraph, unit_groups
-from tfprune.graph.walk import call_operation, functional, is_graph, run
+from tfprune.graph.walk import copied, fresh_input, functional, is_graph, run
 from tfprune.layers import MaskedBidirectional, MaskedRNN, MeanReplacement, TakeUnits
 from tfprune.units import LayerValues, check_like
 
@@ -131,6 +131,7 @@ class _Builder:
                 self._exits.setdefault(id(exit.node), []).append(exit)
         self._nested: dict[int, keras.Model] = {}
         self._twins: dict[int, Any] = {}
+        self._copies: dict[int, Any] = {}
 
     def _set(self, replacement: Mapping[str, np.ndarray]) -> None:
         own = [replacement.get(group.name, np.zeros(group.size)) for group in self._groups]
@@ -155,9 +156,16 @@ class _Builder:
         graph = functional(model)
         on_nodes = keras.Input((self.num_units,), name=ON_NODES)
         place = _Place(self, on_nodes)
-        outputs = run(model, graph.inputs, place.call, enter=place.enter)
+        inputs = [fresh_input(tensor) for tensor in graph.inputs]
+        outputs = run(model, inputs, place.call, enter=place.enter)
         outputs = tree.pack_sequence_as(graph._outputs_struct, outputs)
-        return keras.Model([*graph.inputs, on_nodes], outputs, name=name)
+        return keras.Model([*inputs, on_nodes], outputs, name=name)
+
+    def copy(self, operation: Any) -> Any:
+        """Returns the copy that stands for an operation in the masked model; the same one for every call of it."""
+        if id(operation) not in self._copies:
+            self._copies[id(operation)] = copied(operation)
+        return self._copies[id(operation)]
 
     def exits_of(self, node: Any) -> list[Any]:
         return self._exits.get(id(node), [])
@@ -255,6 +263,6 @@ class _Place:
                 return tree.flatten(masked([*inputs, self._on_nodes], training=kwargs.get("training")))
         twin = self._builder.twin(node)
         if twin is None:
-            return call_operation(node, args, kwargs)
+            return tree.flatten(self._builder.copy(node.operation)(*args, **kwargs))
         layer, rows = twin
         return tree.flatten(layer(*args, **kwargs, on_nodes=[self.row(columns) for columns in rows]))

@@ -103,14 +103,16 @@ def plan_of(model: keras.Model) -> Plan:
         with tf.init_scope():
             return Plan(model)
 
-    return _plans.get(id(model), make, model)
+    return _plans.get(model, None, make)
 
 
 def compiled_for(
     plan: Plan, composite: Composite, target: Target, output: int, start: str | None, *, units: bool
 ) -> Compiled:
     """Returns the compiled functions, those of an earlier call if there are any."""
-    key = (id(plan.model), composite, target.key, output, start, units)
+    key = (composite, target.key, output, start, units)
     # The indices come with each call.
     bare = target._replace(indices=None)
-    return _kept.get(key, lambda: Compiled(plan, composite, bare, output, start, units=units), plan, target.function)
+    return _kept.get(
+        plan.model, key, lambda: Compiled(plan, composite, bare, output, start, units=units), target.function
+    )
