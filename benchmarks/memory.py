@@ -60,7 +60,7 @@ def calls() -> dict[str, Callable[[keras.Model], object]]:
 
     return {
         "(plain model)": lambda model: model,
-        "(plain tf.function)": lambda model: tf.function(lambda inputs: model(inputs))(x),
+        "(plain tf.function)": lambda model: tf.function(lambda inputs: model(inputs), autograph=False)(x),
         "with_on_nodes": tfprune.with_on_nodes,
         "sweep": lambda model: tfprune.sweep(model, (x, y), masks, loss=LOSS, progress=False),
         "on_nodes_gradient": lambda model: units.on_nodes_gradient(model, (x, y), loss=LOSS),

@@ -85,7 +85,7 @@ def means_before(model: keras.Model, data: Any, layers: Iterable[str] | str | No
     split = SplitAtUnits(model, layers)
     makers: list[Maker] = []
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def sums(inputs: list[Any]) -> list[tuple]:
         makers.clear()
         found = []

@@ -267,7 +267,7 @@ def _gradient_step(masked: keras.Model, per_sample: Callable, signed: bool) -> C
     """Returns a compiled function of inputs, targets and weights: sums over a batch `(num_units,)` in float64."""
     num_units = masked.inputs[-1].shape[1]
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(autograph=False, reduce_retracing=True)
     def step(inputs: list[Any], targets: Any, weights: Any) -> Any:
         # A row for each sample: its gradient is that of the sample's own loss.
         rows = tf.ones([tf.shape(inputs[0])[0], num_units])

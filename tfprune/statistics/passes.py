@@ -122,7 +122,7 @@ class _Pass:
         self._matrix = matrix
         self._only = ancestors(model, {id(place.node) for place in places})
         signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
-        self.compiled = tf.function(self._call, input_signature=[signature])
+        self.compiled = tf.function(self._call, input_signature=[signature], autograph=False)
 
     @property
     def samples_at_once(self) -> int:
