@@ -1,7 +1,8 @@
 """Memory and time of a call on a model that is new each time, as loops over seeds and over prunings have it.
 
-Prints a table: what a call adds to the resident memory, over the second half of the calls, what of it a plain Keras
-model and a plain `tf.function` add by themselves, and how many models are alive at the end. `--quick` takes fewer calls.
+Prints a table: what a call adds to the resident memory over the second half of the calls, and how many models are alive
+at the end. What a plain Keras model and a plain `tf.function` add by themselves is in the first rows; every call holds
+it. `--quick` takes fewer calls.
 """
 
 import os
