@@ -23,6 +23,9 @@ def with_on_nodes(
 ) -> keras.Model:
     """Gives a model one more input, `on_nodes`, that switches its units off; the weights are shared.
 
+    Its layers are copies of the model's, of the same names and with the same weights, so that nothing of the masked
+    model stays on the model's own layers.
+
     A unit that is off is replaced wherever a kernel reads it, so that the masked model computes what the model computes
     after the unit has been removed. `on_nodes` has shape `(batch, num_units)`, or `(1, num_units)` in a direct call,
     with the columns of `unit_groups(model)` in order (only those of `layers`, if given). Fractions are allowed, and the
@@ -93,7 +96,7 @@ def refuse_masked(model: keras.Model) -> None:
     if on_nodes_input(model) is not None:
         raise ValueError(
             f"model {model.name!r} has an input {ON_NODES!r} already. Call with_on_nodes on the model without it; its "
-            "layers are the same objects."
+            "weights are the same objects."
         )
 
 
