@@ -12,7 +12,6 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 # A folder is one room. `__init__` of the package stands below all others.
 ROOMS = (
     "files",
-    "cache",
     "ties",
     "compiling",
     "units",
@@ -23,6 +22,7 @@ ROOMS = (
     "plots",
     "layers",
     "graph",
+    "cache",
     "objectives",
     "select",
     "statistics",

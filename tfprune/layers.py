@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -91,6 +92,8 @@ class TakeUnits(layers.Layer):
 
     def call(self, on_nodes):
         columns = np.asarray(self.columns)
+        if (np.diff(columns) == 1).all() and columns[0] >= 0:
+            return on_nodes[:, columns[0] : columns[-1] + 1]
         if (columns < 0).any():
             on_nodes = ops.concatenate([on_nodes, ops.ones_like(on_nodes[:, :1])], axis=1)
             columns = np.where(columns < 0, on_nodes.shape[1] - 1, columns)
@@ -173,6 +176,39 @@ def _initial_states(layer: layers.RNN, sequences: Any, initial_state: Any) -> li
     return [ops.cast(state, layer.compute_dtype) for state in states]
 
 
+def _recurrence(
+    layer: layers.RNN, sequences: Any, states: list[Any], mask: Any, step: Callable, **options: Any
+) -> tuple[Any, Any, Any]:
+    """Goes through the steps of a recurrent layer with a step of one's own.
+
+    Args:
+        layer: a SimpleRNN, GRU or LSTM.
+        sequences: shape `(batch, steps, features)`.
+        states: what it starts from.
+        mask: as in the layer's call.
+        step: takes `(inputs, states)` of one step, returns what to give out and the cell's new state or states.
+        **options: passed on to `keras.src.backend.rnn`.
+
+    Returns:
+        `(last, outputs, states)`.
+    """
+
+    def listed(inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:
+        output, new = step(inputs, states)
+        return output, list(new) if isinstance(new, list | tuple) else [new]
+
+    return backend.rnn(
+        listed,
+        sequences,
+        states,
+        go_backwards=layer.go_backwards,
+        mask=mask,
+        unroll=layer.unroll,
+        input_length=sequences.shape[1],
+        **options,
+    )
+
+
 def _masked_rnn(
     layer: layers.RNN, row: Any, replacement: Any, sequences: Any, initial_state: Any, mask: Any, training: Any
 ) -> Any:
@@ -182,25 +218,15 @@ def _masked_rnn(
         row = ops.ones((1, layer.cell.units))
     on = ops.cast(row, layer.compute_dtype)
 
-    def step(inputs: Any, states: list[Any]) -> tuple[Any, list[Any]]:
+    def step(inputs: Any, states: list[Any]) -> tuple[Any, Any]:
         entering = replacement + on * (states[0] - replacement)
-        output, states = layer.cell(inputs, [entering, *states[1:]], training=training)
-        return output, states if isinstance(states, list | tuple) else [states]
+        return layer.cell(inputs, [entering, *states[1:]], training=training)
 
+    options = {"zero_output_for_mask": layer.zero_output_for_mask, "return_all_outputs": layer.return_sequences}
     layer._maybe_config_dropout_masks(layer.cell, sequences[:, 0, :], states)
-    last, outputs, states = backend.rnn(
-        step,
-        sequences,
-        states,
-        go_backwards=layer.go_backwards,
-        mask=mask,
-        unroll=layer.unroll,
-        input_length=sequences.shape[1],
-        zero_output_for_mask=layer.zero_output_for_mask,
-        return_all_outputs=layer.return_sequences,
-    )
+    found = _recurrence(layer, sequences, states, mask, step, **options)
     layer._maybe_reset_dropout_masks(layer.cell)
-    return last, outputs, states
+    return found
 
 
 def entering_states(layer: layers.RNN, sequences: Any, initial_state: Any = None, mask: Any = None) -> tuple[Any, Any]:
@@ -217,20 +243,10 @@ def entering_states(layer: layers.RNN, sequences: Any, initial_state: Any = None
     """
     states = _initial_states(layer, sequences, initial_state)
 
-    def step(x: Any, states: list[Any]) -> tuple[Any, list[Any]]:
-        _, new = layer.cell(x, states, training=False)
-        return states[0], list(new) if isinstance(new, list | tuple) else [new]
+    def step(inputs: Any, states: list[Any]) -> tuple[Any, Any]:
+        return states[0], layer.cell(inputs, states, training=False)[1]
 
-    _, entering, _ = backend.rnn(
-        step,
-        sequences,
-        states,
-        go_backwards=layer.go_backwards,
-        mask=mask,
-        unroll=layer.unroll,
-        input_length=sequences.shape[1],
-        return_all_outputs=True,
-    )
+    _, entering, _ = _recurrence(layer, sequences, states, mask, step, return_all_outputs=True)
     return (ops.flip(sequences, axis=1) if layer.go_backwards else sequences), entering
 
 

@@ -117,11 +117,25 @@ def call_operation(node: Any, args: tuple, kwargs: dict) -> list[Any]:
 
 
 def copied(operation: Any, **changes: Any) -> Any:
-    """Returns an operation that shares everything with this one, its weights too, but the attributes in `changes`."""
+    """Returns an operation that shares everything with this one, its weights too, but the attributes in `changes`.
+
+    To build on copies leaves a model as it is: what is called symbolically keeps a record of every call for ever.
+    """
     twin = object.__new__(type(operation))
-    # Calls of the copy must not show in the graph of the original.
-    twin.__dict__.update(operation.__dict__ | {"_inbound_nodes": [], "_outbound_nodes": []} | changes)
+    # Calls of the copy must not show in the graph of the original, nor in the losses that it reports.
+    own = {"_inbound_nodes": [], "_outbound_nodes": []}
+    if isinstance(operation, keras.layers.Layer):
+        own |= {"_losses": [], "_loss_ids": set()}
+    twin.__dict__.update(operation.__dict__ | own | changes)
     return twin
+
+
+def fresh_input(tensor: Any, **changes: Any) -> Any:
+    """Returns a new input like the one behind an input of a model: same name, shape and type but for `changes`."""
+    layer = tensor._keras_history.operation
+    config = layer.get_config() | changes
+    config.pop("trainable", None)
+    return type(layer).from_config(config).output
 
 
 def run_flat(

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfprune.compiling import ByLengths
 from tfprune.data import as_batches
 from tfprune.graph import UnitGraph, unit_groups
-from tfprune.graph.walk import copied, functional, run_flat
+from tfprune.graph.walk import copied, fresh_input, functional, run_flat
 from tfprune.layers import MeanReplacement, TakeUnits
 from tfprune.masking.build import ON_NODES, MaskedModel
 from tfprune.units import LayerValues
@@ -66,7 +66,7 @@ def masked_before(
         placed.append((own, maker.columns))
         return own(h, TakeUnits(maker.columns, dtype=on_nodes.dtype)(on_nodes))
 
-    inputs = functional(model).inputs
+    inputs = [fresh_input(tensor) for tensor in functional(model).inputs]
     outputs = split.run(inputs, mask)
 
     def replace(values: LayerValues) -> None:
@@ -146,7 +146,7 @@ class SplitAtUnits:
         return run_flat(self._model, inputs, call)
 
     def _unique(self, layer: Any, linear: bool) -> Any:
-        """Returns the layer to call: a copy if its activation goes, or if another layer has its name."""
+        """Returns the copy of a layer to call, without its activation if that goes, and of a name of its own."""
         if id(layer) not in self._copies:
             names = {copy.name for _, copy in self._copies.values()}
             name, count = layer.name, 1
@@ -157,7 +157,7 @@ class SplitAtUnits:
             if linear and getattr(layer, "activation", None) is not None:
                 changes["activation"] = keras.activations.linear
             # The layer is kept with its copy so that its id is not given to another one.
-            self._copies[id(layer)] = (layer, copied(layer, **changes) if changes else layer)
+            self._copies[id(layer)] = (layer, copied(layer, **changes))
         return self._copies[id(layer)][1]
 
     def _maker(self, node: Any) -> Maker | None:

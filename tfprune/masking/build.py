@@ -12,7 +12,7 @@ from keras import tree
 from tfprune.borders import public
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.checks import named
-from tfprune.graph.walk import call_operation, functional, is_graph, run
+from tfprune.graph.walk import copied, fresh_input, functional, is_graph, run
 from tfprune.layers import MaskedBidirectional, MaskedRNN, MeanReplacement, TakeUnits
 from tfprune.units import LayerValues, check_like
 
@@ -25,6 +25,9 @@ def with_on_nodes(
     model: keras.Model, layers: Iterable[str] | str | None = None, replacement: LayerValues | None = None
 ) -> keras.Model:
     """Gives a model one more input, `on_nodes`, that switches its units off; the weights are shared.
+
+    Its layers are copies of the model's, of the same names and with the same weights, so that nothing of the masked
+    model stays on the model's own layers.
 
     A unit that is off is replaced wherever a kernel reads it, so that the masked model computes what the model computes
     after the unit has been removed. `on_nodes` has shape `(batch, num_units)`, or `(1, num_units)` in a direct call,
@@ -96,7 +99,7 @@ def refuse_masked(model: keras.Model) -> None:
     if on_nodes_input(model) is not None:
         raise ValueError(
             f"model {model.name!r} has an input {ON_NODES!r} already. Call with_on_nodes on the model without it; its "
-            "layers are the same objects."
+            "weights are the same objects."
         )
 
 
@@ -134,6 +137,7 @@ class _Builder:
                 self._exits.setdefault(id(exit.node), []).append(exit)
         self._nested: dict[int, keras.Model] = {}
         self._twins: dict[int, Any] = {}
+        self._copies: dict[int, Any] = {}
 
     def _set(self, replacement: Mapping[str, np.ndarray]) -> None:
         own = [replacement.get(group.name, np.zeros(group.size)) for group in self._groups]
@@ -158,9 +162,16 @@ class _Builder:
         graph = functional(model)
         on_nodes = keras.Input((self.num_units,), name=ON_NODES)
         place = _Place(self, on_nodes)
-        outputs = run(model, graph.inputs, place.call, enter=place.enter)
+        inputs = [fresh_input(tensor) for tensor in graph.inputs]
+        outputs = run(model, inputs, place.call, enter=place.enter)
         outputs = tree.pack_sequence_as(graph._outputs_struct, outputs)
-        return keras.Model([*graph.inputs, on_nodes], outputs, name=name)
+        return keras.Model([*inputs, on_nodes], outputs, name=name)
+
+    def copy(self, operation: Any) -> Any:
+        """Returns the copy that stands for an operation in the masked model; the same one for every call of it."""
+        if id(operation) not in self._copies:
+            self._copies[id(operation)] = copied(operation)
+        return self._copies[id(operation)]
 
     def exits_of(self, node: Any) -> list[Any]:
         return self._exits.get(id(node), [])
@@ -259,6 +270,6 @@ class _Place:
                 return tree.flatten(masked([*inputs, self._on_nodes], training=kwargs.get("training")))
         twin = self._builder.twin(node)
         if twin is None:
-            return call_operation(node, args, kwargs)
+            return tree.flatten(self._builder.copy(node.operation)(*args, **kwargs))
         layer, rows = twin
         return tree.flatten(layer(*args, **kwargs, on_nodes=[self.row(columns) for columns in rows]))

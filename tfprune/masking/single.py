@@ -80,7 +80,7 @@ class _Single(Steps):
         """Returns the sums over a batch of the changes and of their absolute values, `(2, num_units)`."""
         boundary = self.before(inputs)
         losses = self._whole(boundary, targets, weights)
-        at_once = self.masks_at_once(len(inputs[0]), self.num_units)
+        at_once = self.begin(len(inputs[0]), self.num_units)
         result = np.zeros((2, self.num_units))
         for start in range(0, self.num_units, at_once):
             # Every part has the same shape, so that the step is compiled once: the last one begins earlier.

@@ -23,6 +23,9 @@ _MOST_POINTS_AT_ONCE = 1024
 # Numbers that one step may fill before and behind the first mask, which bounds the memory.
 _FLOATS_BEFORE = 2**25
 _FLOATS_AFTER = 2**24
+# Pairs of mask and point from which on XLA has won back what it takes to compile. What it has compiled is kept by
+# TensorFlow until the process ends, some 1 MB for each function, however soon the model is gone.
+_PAIRS_FOR_XLA = 2**22
 
 
 class Steps:
@@ -35,11 +38,13 @@ class Steps:
         self._split = SplitModel(masked, position)
         self._per_sample = per_sample
         self.before = ByLengths(self._split.before)
+        self._num_pairs = 0
 
     def compiled(self, function: Callable) -> Callable:
-        """Compiles a function of what `before` returned, by XLA where that pays."""
-        is_flat = self._split.is_flat
-        return ByLengths(function, jit_compile=is_flat, reduce_retracing=not is_flat)
+        """Compiles a function of what `before` returned, by XLA once that pays."""
+        plain = ByLengths(function)
+        fast = ByLengths(function, jit_compile=True, reduce_retracing=False) if self._split.is_flat else plain
+        return lambda *args: (plain if self._num_pairs < _PAIRS_FOR_XLA else fast)(*args)
 
     @property
     def points_at_once(self) -> int:
@@ -47,8 +52,9 @@ class Steps:
         most = min(_FLOATS_BEFORE // self._split.floats_before, _FLOATS_AFTER // self._split.floats_after)
         return int(np.clip(most, 1, _MOST_POINTS_AT_ONCE))
 
-    def masks_at_once(self, num_points: int, num_masks: int) -> int:
-        """How many masks are taken at once with so many points: equal parts, none too large."""
+    def begin(self, num_points: int, num_masks: int) -> int:
+        """Notes that so many points come with so many masks; returns how many masks to take at once, in equal parts."""
+        self._num_pairs += num_points * num_masks
         most = max(1, _FLOATS_AFTER // (self._split.floats_after * num_points))
         return math.ceil(num_masks / math.ceil(num_masks / most))
 
@@ -90,13 +96,13 @@ class MaskedSteps:
         Arguments as for `masked_model` and `sample_loss`; `build` makes the masked model.
         """
         own = getattr(model, "loss", None) if loss is None else loss
-        key = (id(model), id(own), describe_loss(model, loss), layers, replacement is None, build, *options)
+        key = (id(own), describe_loss(model, loss), layers, replacement is None, build, *options)
 
         def fresh() -> tuple[MaskedModel, Any]:
             masked = build(model, layers, replacement)
             return masked, self._make(masked.model, sample_loss(model, loss), *options)
 
-        masked, steps = self._recent.get(key, fresh, model, own)
+        masked, steps = self._recent.get(model, key, fresh, own)
         if replacement is None:
             return masked, steps
         if masked.replace is None:

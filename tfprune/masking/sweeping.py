@@ -282,7 +282,7 @@ def _one_batch(runner: _Runner, batch: Any, rows: np.ndarray, state: _State, bar
     num_points = len(batch.inputs[0])
     inputs, targets, weights = tensors_of(batch)
     boundary = runner.before(inputs)
-    at_once = runner.masks_at_once(num_points, len(rows))
+    at_once = runner.begin(num_points, len(rows))
     for start in range(state.masks_done, len(rows), at_once):
         # Every part has the same shape, so that the step is compiled once: the last one begins earlier.
         begin = min(start, len(rows) - at_once)

@@ -160,7 +160,7 @@ def plan_of(model: keras.Model) -> Plan:
         with tf.init_scope():
             return Plan(model)
 
-    return _plans.get(id(model), make, model)
+    return _plans.get(model, None, make)
 
 
 def compiled_for(
@@ -174,11 +174,11 @@ def compiled_for(
     layers: tuple[str, ...] = (),
 ) -> Compiled:
     """Returns the compiled functions, those of an earlier call if there are any."""
-    key = (id(plan.model), composite, target.key, output, start, units, layers)
+    key = (composite, target.key, output, start, units, layers)
     # The indices come with each call.
     bare = target._replace(indices=None)
 
     def make() -> Compiled:
         return Compiled(plan, composite, bare, output, start, units=units, layers=layers)
 
-    return _kept.get(key, make, plan, target.function)
+    return _kept.get(plan.model, key, make, target.function)

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from tfprune.graph.kernels import Kernel, kernels_of
 from tfprune.graph.rows_kernel import einsum_letters
 from tfprune.layers import attended_heads, entering_states, is_plain_recurrent
 
@@ -24,22 +25,15 @@ MOST_POSITIONS = 128
 """Positions of a sample's map up to which all of them are rows of a fit."""
 
 
-@dataclass(frozen=True)
-class Reading:
+@dataclass(frozen=True, kw_only=True)
+class Reading(Kernel):
     """One kernel of a layer, and how to get at what it reads.
 
-    As an array `(taps, rows, outputs)` the kernel has a row for each of the units that it reads.
-
     Attributes:
-        layer: the object that holds the bias.
-        kernel: the weight.
-        taps: how many of the kernel's first axes are taps.
         source: takes the arguments of the layer's call as a dictionary by name, returns the tensor that is read.
         channels: takes that tensor, returns the units with all positions pooled, shape `(positions, rows)`.
-        row_axes: how many axes behind the taps are rows.
         regressors: takes the tensor, returns what the kernel as a matrix `(taps * rows, outputs)` is multiplied with,
             shape `(positions, taps * rows)`; None where the kernel is not to be refitted whole.
-        rows_last: True for a kernel whose rows are its last axis (a transposed convolution).
         padding_share: share of the taps that fall on padding.
         bias_row: for a bias with one row per kernel, which one.
         bias_axes: for each axis of the bias, which of the kernel's axes behind the rows it is, -1 for another; None for
@@ -49,19 +43,19 @@ class Reading:
         refusal: why the mean of a unit cannot be folded into the bias, or None.
     """
 
-    layer: Any
-    kernel: Any
-    taps: int
     source: Callable[[dict], Any]
     channels: Callable[[Any], Any]
-    row_axes: int = 1
     regressors: Callable[[Any], Any] | None = None
-    rows_last: bool = False
     padding_share: float = 0.0
     bias_row: int | None = None
     bias_axes: tuple[int, ...] | None = None
     own_state: bool = False
     refusal: str | None = None
+
+    @classmethod
+    def of(cls, kernel: Kernel, source: Callable, channels: Callable, **options: Any) -> Reading:
+        """Returns the reading of a kernel."""
+        return cls(**vars(kernel), source=source, channels=channels, **options)
 
     @property
     def bias(self) -> Any:
@@ -88,40 +82,10 @@ class Reading:
             part += constant.reshape(part.shape)
         self.bias.assign(value)
 
-    def view(self, array: np.ndarray) -> np.ndarray:
-        """Returns an array with the kernel's axes as `(taps, rows, outputs)`."""
-        if self.rows_last:
-            array = np.moveaxis(array, -1, self.taps)
-        shape = array.shape
-        rows = math.prod(shape[self.taps : self.taps + self.row_axes])
-        return array.reshape(math.prod(shape[: self.taps]), rows, -1)
-
-    def set_kernel(self, array: np.ndarray) -> None:
-        """Assigns the kernel from an array `(taps, rows, outputs)`."""
-        shape = list(self.kernel.shape)
-        if self.rows_last:
-            shape.insert(self.taps, shape.pop())
-        array = array.reshape(shape)
-        self.kernel.assign(np.moveaxis(array, self.taps, -1) if self.rows_last else array)
-
-    def view_of_rows(self, flags: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Takes one flag array per axis of the kernel; returns those of rows and outputs as the view has them."""
-        if self.rows_last:
-            flags = [*flags[: self.taps], flags[-1], *flags[self.taps : -1]]
-        rows, outputs = flags[self.taps : self.taps + self.row_axes], flags[self.taps + self.row_axes :]
-        return _outer(rows), _outer(outputs)
-
     def products(self, x: Any) -> Any:
         """Returns what the kernel makes of the tensor `x`, without bias: `(positions, outputs)`."""
         rows = self.regressors(x)
         return tf.matmul(rows, tf.reshape(tf.cast(self.kernel.value, rows.dtype), [rows.shape[-1], -1]))
-
-
-def _outer(flags: list[np.ndarray]) -> np.ndarray:
-    result = np.ones(1, bool)
-    for own in flags:
-        result = (result[:, None] & own[None]).ravel()
-    return result
 
 
 def _last(x: Any) -> Any:
@@ -132,29 +96,26 @@ def _first_argument(arguments: dict) -> Any:
     return next(iter(arguments.values()))
 
 
-def _dense(layer: layers.Dense, source: Callable = _first_argument) -> list[Reading]:
-    return [Reading(layer, layer.kernel, 0, source, _last, regressors=_last)]
+def _dense(layer: Any) -> list[Reading]:
+    return [Reading.of(kernel, _first_argument, _last, regressors=_last) for kernel in kernels_of(layer)]
 
 
-def _einsum(layer: layers.EinsumDense, source: Callable = _first_argument) -> list[Reading]:
-    """Only equations whose kernel has the letters that are summed over, followed by new ones."""
+def _einsum(layer: layers.EinsumDense) -> list[Reading]:
+    return [_einsum_reading(kernel, _first_argument) for kernel in kernels_of(layer)]
+
+
+def _einsum_reading(own: Kernel, source: Callable) -> Reading:
+    layer = own.layer
     given, kernel, target = einsum_letters(layer.equation, layer.input_spec.ndim)
-    gone = "".join(letter for letter in kernel if letter not in target)
-    new = kernel[len(gone) :]
-    if not gone or not kernel.startswith(gone) or set(new) & set(given) or set(gone) - set(given):
-        return []
+    gone, new = kernel[: own.row_axes], kernel[own.row_axes :]
     order = [given.index(letter) for letter in (*(letter for letter in given if letter not in gone), *gone)]
-    count = math.prod(layer.kernel.shape[: len(gone)])
+    count = math.prod(own.kernel.shape[: own.row_axes])
 
     def rows(x: Any) -> Any:
         return tf.reshape(tf.transpose(x, order), [-1, count])
 
     in_bias = tuple(new.find(letter) for letter in target[-len(layer.bias.shape) :]) if layer.bias is not None else None
-    return [Reading(layer, layer.kernel, 0, source, rows, len(gone), rows, bias_axes=in_bias)]
-
-
-def _time_distributed(layer: layers.TimeDistributed) -> list[Reading]:
-    return _dense(layer.layer) if type(layer.layer) is layers.Dense else []
+    return Reading.of(own, source, rows, regressors=rows, bias_axes=in_bias)
 
 
 def _channels_last(layer: Any, x: Any) -> Any:
@@ -173,7 +134,8 @@ def _convolution(layer: Any) -> list[Reading]:
 
     whole = regressors if layer.rank < 3 and layer.groups == 1 else None
     share = _padding_share(layer)
-    return [Reading(layer, layer.kernel, layer.rank, _first_argument, channels, 1, whole, padding_share=share)]
+    (kernel,) = kernels_of(layer)
+    return [Reading.of(kernel, _first_argument, channels, regressors=whole, padding_share=share)]
 
 
 def picked_positions(count: int) -> np.ndarray | None:
@@ -231,8 +193,8 @@ def _transposed(layer: Any) -> list[Reading]:
     def channels(x: Any) -> Any:
         return _last(_channels_last(layer, x))
 
-    share = _missing_share(layer)
-    return [Reading(layer, layer.kernel, layer.rank, _first_argument, channels, rows_last=True, padding_share=share)]
+    (kernel,) = kernels_of(layer)
+    return [Reading.of(kernel, _first_argument, channels, padding_share=_missing_share(layer))]
 
 
 def _missing_share(layer: Any) -> float:
@@ -266,18 +228,17 @@ def _separable(layer: Any) -> list[Reading]:
         options = {"padding": layer.padding, "data_format": layer.data_format, "dilation_rate": layer.dilation_rate}
         return _last(_channels_last(layer, keras.ops.depthwise_conv(x, layer.depthwise_kernel, strides, **options)))
 
-    return [Reading(layer, layer.pointwise_kernel, layer.rank, _first_argument, rows, 1, rows)]
+    (kernel,) = kernels_of(layer)
+    return [Reading.of(kernel, _first_argument, rows, regressors=rows)]
 
 
 def _attention(layer: Any) -> list[Reading]:
     """Query, key, value and gate projections read widths; the output projection reads heads."""
-    by_name = [("query", layer._query_dense), ("key", layer._key_dense), ("value", layer._value_dense)]
-    if getattr(layer, "_gate_dense", None) is not None:
-        by_name.append(("query", layer._gate_dense))
-    result = []
-    for name, dense in by_name:
-        result += _einsum(dense, lambda arguments, name=name: _named(arguments, name))
-    return [*result, *_einsum(layer._output_dense, lambda arguments: _heads(layer, arguments))]
+
+    def source(name: str) -> Callable:
+        return lambda arguments: _heads(layer, arguments) if name == "heads" else _named(arguments, name)
+
+    return [_einsum_reading(kernel, source(kernel.reads)) for kernel in kernels_of(layer)]
 
 
 def _named(arguments: dict, name: str) -> Any:
@@ -312,20 +273,12 @@ def _recurrent(layer: Any, state_part: slice | None = None) -> list[Reading]:
         mask = getattr(sequences, "_keras_mask", None) if mask is None and state is None else mask
         return entering_states(layer, sequences, state, mask)
 
+    inputs, own = kernels_of(layer)
+    rows = (0, 1) if two_biases else (None, None)
     return [
-        Reading(
-            cell, cell.kernel, 0, lambda a: read(a)[0], _last, regressors=_last, bias_row=0 if two_biases else None
-        ),
-        Reading(
-            cell,
-            cell.recurrent_kernel,
-            0,
-            lambda a: read(a)[1],
-            _last,
-            regressors=_last,
-            bias_row=1 if two_biases else None,
-            own_state=True,
-            refusal=refusal,
+        Reading.of(inputs, lambda a: read(a)[0], _last, regressors=_last, bias_row=rows[0]),
+        Reading.of(
+            own, lambda a: read(a)[1], _last, regressors=_last, bias_row=rows[1], own_state=True, refusal=refusal
         ),
     ]
 
@@ -339,7 +292,7 @@ def _bidirectional(layer: layers.Bidirectional) -> list[Reading]:
 _table: dict[type, Callable[[Any], list[Reading]]] = {
     layers.Dense: _dense,
     layers.EinsumDense: _einsum,
-    layers.TimeDistributed: _time_distributed,
+    layers.TimeDistributed: _dense,
     **dict.fromkeys((layers.Conv1D, layers.Conv2D, layers.Conv3D), _convolution),
     **dict.fromkeys((layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose), _transposed),
     **dict.fromkeys((layers.SeparableConv1D, layers.SeparableConv2D), _separable),

@@ -198,13 +198,13 @@ def _compiled(own: Task, kind: str, of: Callable) -> Callable:
     """Returns a compiled function, that of an earlier call on the same model, kernels and loss if there was one."""
     loss = getattr(own.model, "loss", None) if own.loss is None else own.loss
     variables = [kernel.variable for kernel in own.kernels.values()]
-    key = (id(own.model), *map(id, variables), id(loss), describe_loss(own.model, own.loss), kind)
+    key = (*map(id, variables), id(loss), describe_loss(own.model, own.loss), kind)
 
     def make() -> Callable:
         run = _Run(own.model, list(own.kernels.values()), sample_loss(own.model, own.loss))
         return ByLengths(of(run))
 
-    return _steps.get(key, make, own.model, variables, loss)
+    return _steps.get(own.model, key, make, variables, loss)
 
 
 class _Run:

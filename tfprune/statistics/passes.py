@@ -170,8 +170,8 @@ _passes = Recent(4)
 
 def _pass_of(model: keras.Model, places: list[Place], matrix: bool) -> _Pass:
     """Returns the compiled pass, that of an earlier call if there is one."""
-    key = (id(model), tuple(place.key for place in places), matrix)
-    return _passes.get(key, lambda: _Pass(model, places, matrix), model)
+    key = (tuple(place.key for place in places), matrix)
+    return _passes.get(model, key, lambda: _Pass(model, places, matrix))
 
 
 def _rows(place: Place, args: tuple, kwargs: dict, outputs: list[Any]) -> Any:
