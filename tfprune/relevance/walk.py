@@ -52,8 +52,8 @@ def conductance(
     Where all behind a unit is smooth, the error falls with the fourth power of the number of steps (its own relu and
     those before it: with the second power). Where a relu behind it switches on the way, the gradient jumps, and the
     error falls with the first power. A step costs a gradient and three passes over all numbers at the units (subtract,
-    multiply, sum up; another three at every second point): a quarter of a gradient in a small convolutional net, which
-    no order of these passes makes less than a tenth.
+    multiply, sum up; another three at every second point): a quarter to a third of a gradient in a small convolutional
+    net, where a tenth was aimed at. The passes are bound by memory; smaller chunks or XLA were slower still.
 
     Args:
         compiled: the compiled functions.
