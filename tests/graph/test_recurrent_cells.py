@@ -34,7 +34,13 @@ def both(name, two_ways):
     return plain, net(layers.RNN(cell(5, **options), return_sequences=True, name="rnn"), two_ways)
 
 
-@pytest.mark.parametrize(("name", "two_ways"), [*((name, False) for name in PAIRS), ("gru", True)])
+@pytest.mark.parametrize(
+    ("name", "two_ways"),
+    [
+        *[("lstm", False), ("gru", True)],
+        *(pytest.param(name, False, marks=pytest.mark.slow) for name in PAIRS if name != "lstm"),
+    ],
+)
 def test_like_the_layer(name, two_ways, generator):
     plain, around = both(name, two_ways)
     graph, other = tfprune.unit_groups(plain), tfprune.unit_groups(around)
