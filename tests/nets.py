@@ -97,15 +97,16 @@ def head_without_softmax(model):
     A softmax hides differences where it saturates. A model without softmax at its head comes back as it is.
     """
     (output,) = model.outputs
+    (inputs,) = model.inputs if len(model.inputs) == 1 else (model.inputs,)
     head = output._keras_history.operation
     if isinstance(head, layers.Softmax):
-        return keras.Model(model.input, head.input, name=model.name)
+        return keras.Model(inputs, head.input, name=model.name)
     if getattr(head, "activation", None) is not keras.activations.softmax:
         return model
     if isinstance(head, layers.Activation):
-        return keras.Model(model.input, head.input, name=model.name)
+        return keras.Model(inputs, head.input, name=model.name)
     linear = type(head).from_config({**head.get_config(), "activation": "linear"})
-    result = keras.Model(model.input, linear(head.input), name=model.name)
+    result = keras.Model(inputs, linear(head.input), name=model.name)
     linear.set_weights(head.get_weights())
     return result
 

@@ -147,7 +147,9 @@ def means_at_exits(model, graph, inputs):
             return None
         if getattr(exit.operation, "padding", "valid") != "valid":
             return None
-        value = flat_at(keras.Model(model.inputs, exit.tensor), inputs, exit.axis).mean(0)
+        # A list of one input is not the input to every version of Keras.
+        (entering,) = model.inputs if len(model.inputs) == 1 else (model.inputs,)
+        value = flat_at(keras.Model(entering, exit.tensor), inputs, exit.axis).mean(0)
         found = [value[columns == column] for column in range(graph.num_units)]
         tiled = np.array_equal(columns, np.tile(np.unique(columns), len(columns) // len(np.unique(columns))))
         if not tiled and any(len(own) > 1 for own in found):
