@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
+
+from tfprune.borders import warn
 
 FEW_SAMPLES = 300
 """With fewer samples a fit by least squares is told by chance; about 2000 are good."""
@@ -23,14 +24,13 @@ class Fit(NamedTuple):
     columns: int
 
 
-def warn_of_few_samples(what: str, num_samples: int, fits: list[Fit], stacklevel: int) -> None:
+def warn_of_few_samples(what: str, num_samples: int, fits: list[Fit]) -> None:
     """Warns where samples are too few, and says where rows are fewest against columns.
 
     Args:
         what: what is fitted, such as "repair 'least_squares'".
         num_samples: how many samples there are.
         fits: the regressions; none for means.
-        stacklevel: as for `warnings.warn`.
     """
     if num_samples >= FEW_SAMPLES:
         return
@@ -38,8 +38,7 @@ def warn_of_few_samples(what: str, num_samples: int, fits: list[Fit], stacklevel
     told = ""
     if worst is not None:
         told = f" Rows are fewest at {worst.reader!r}: {worst.rows} rows for {worst.columns} columns."
-    warnings.warn(
+    warn(
         f"data: {what} has {num_samples} samples; below {FEW_SAMPLES} it may lose one to ten points of accuracy "
-        f"against 2000.{told}",
-        stacklevel=stacklevel + 1,
+        f"against 2000.{told}"
     )

@@ -100,7 +100,7 @@ def _warn_of_few(num_samples: int | None, fits: list[Fit]) -> None:
     """Warns of too few samples; where their number is not told, by the fewest rows, which are no fewer than samples."""
     if fits:
         least = min(fit.rows for fit in fits)
-        warn_of_few_samples("saliency.least_squares", least if num_samples is None else num_samples, fits, stacklevel=3)
+        warn_of_few_samples("saliency.least_squares", least if num_samples is None else num_samples, fits)
 
 
 def _without_reader(model: keras.Model, data: Any, names: list[str]) -> dict[str, np.ndarray]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import numbers
-import warnings
 from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
 
+from tfprune.borders import public, warn
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.flops import Costs, guessed_flops
 from tfprune.select.checks import LEAST_SHARE, check_fraction, check_positive, checked_scores, warn_of_thin_groups
@@ -21,6 +21,7 @@ NORMALISATIONS = ("group", None)
 _HIGHEST = 1e300
 
 
+@public
 def keep_budget(
     model: keras.Model,
     scores: LayerValues,
@@ -102,7 +103,7 @@ def keep_budget(
         _refuse_budget(cost(after(len(steps))), whole, wanted, floor)
     on = after(number)
     mask = LayerValues({name: on[graph[name].start :][: graph[name].size] for name in scores})
-    warn_of_thin_groups(mask, "keep_budget: the budget", stacklevel=2)
+    warn_of_thin_groups(mask, "keep_budget: the budget")
     return mask
 
 
@@ -111,10 +112,9 @@ def _cost_of(graph: UnitGraph, flops: bool) -> Callable[[np.ndarray], dict[str, 
     costs = Costs(graph, flops=flops)
     guessed = guessed_flops(graph) if flops else ()
     if guessed:
-        warnings.warn(
+        warn(
             f"flops: {', '.join(guessed)} count too little, as their class has no row; teach it with "
-            "tfprune.graph.register_flops.",
-            stacklevel=3,
+            "tfprune.graph.register_flops."
         )
 
     def cost(on: np.ndarray) -> dict[str, int]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numbers
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from tfprune.borders import warn
 from tfprune.units import LayerValues
 
 LEAST_SHARE = 0.1
@@ -59,7 +59,7 @@ def check_positive(value: Any, name: str) -> None:
         raise ValueError(f"{name}: expected a positive integer, received {value!r}.")
 
 
-def warn_of_thin_groups(mask: LayerValues, what: str, stacklevel: int) -> None:
+def warn_of_thin_groups(mask: LayerValues, what: str) -> None:
     """Warns of groups of units that keep less than a tenth, where scores of several groups were compared."""
     thin = [
         f"{name} ({int(on.sum())} of {on.size})"
@@ -67,9 +67,8 @@ def warn_of_thin_groups(mask: LayerValues, what: str, stacklevel: int) -> None:
         if on.ndim == 1 and on.sum() < LEAST_SHARE * on.size
     ]
     if thin:
-        warnings.warn(
+        warn(
             f"{what} leaves fewer than a tenth of the units of {', '.join(thin)}. Scores may not be comparable between "
             "groups, or too much may go where few units can stand in: keep_budget with normalise='group' and "
-            "min_share=0.1, or keep_top with a share for each group, keeps more of them.",
-            stacklevel=stacklevel + 1,
+            "min_share=0.1, or keep_top with a share for each group, keeps more of them."
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.borders import public
 from tfprune.graph import UnitGraph
 from tfprune.select.checks import LEAST_SHARE, check_fraction, check_positive, checked_scores, warn_of_thin_groups
 from tfprune.ties import rising_order
@@ -17,6 +18,7 @@ from tfprune.units import LayerValues, describe_unknown
 SCOPES = ("group", "global")
 
 
+@public
 def keep_top(
     scores: LayerValues,
     sparsity: float | Mapping[str, float],
@@ -76,10 +78,11 @@ def keep_top(
         kept = {name: size - off for (name, size), off in zip(sizes.items(), gone.tolist(), strict=True)}
     mask = LayerValues({name: _highest(scores[name], round_up(kept[name], round_to)) for name in scores})
     if scope == "global" and sparsity <= 1 - LEAST_SHARE:
-        warn_of_thin_groups(mask, f"keep_top: a sparsity of {sparsity:g} over all groups", stacklevel=2)
+        warn_of_thin_groups(mask, f"keep_top: a sparsity of {sparsity:g} over all groups")
     return mask
 
 
+@public
 def keep_above(scores: LayerValues, threshold: float, *, min_units: int = 1) -> LayerValues:
     """Keeps the units, or the weights, whose score is greater than a threshold.
 
@@ -108,6 +111,7 @@ def keep_above(scores: LayerValues, threshold: float, *, min_units: int = 1) -> 
     return LayerValues({name: (values > threshold) | _highest(values, least[name]) for name, values in scores.items()})
 
 
+@public
 def keep_random(
     scores_or_groups: LayerValues | UnitGraph | Mapping[str, int], probability: float, seed: int
 ) -> LayerValues:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
+
+from tfprune.borders import warn
 
 _WITHOUT_COMPUTED_STATE = (
     *(layers.Dense, layers.EinsumDense, layers.Embedding),
@@ -159,10 +160,9 @@ def carry_moments(source: Any, target: Any, weights: list[Any], cut: Callable[[A
         else:
             left_out += 1
     if left_out:
-        warnings.warn(
+        warn(
             f"keep_optimizer: {left_out} moments of {type(source).__name__} are not shaped like the weights that they "
-            "belong to; they start anew.",
-            stacklevel=4,
+            "belong to; they start anew."
         )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from keras import tree
 from keras.src.saving.serialization_lib import SafeModeScope
 
+from tfprune.borders import warn
 from tfprune.graph import UnitGraph
 from tfprune.graph.step import Edit
 from tfprune.graph.walk import copied, flat_nodes, functional, is_graph, nodes_of, run
@@ -120,17 +121,15 @@ class Cut:
         """Returns the class of the new model, and says what it lacks of the old one."""
         left_out = [name for name, value in vars(model).items() if name[0] != "_" and _holds_layers(value)]
         if left_out:
-            warnings.warn(
+            warn(
                 f"model {model.name!r}: the new model has no attributes {', '.join(left_out)}, which hold parts of the "
-                "old one; find its parts by get_layer(name).",
-                stacklevel=2,
+                "old one; find its parts by get_layer(name)."
             )
         if _has_usual_constructor(model):
             return type(model)
-        warnings.warn(
+        warn(
             f"model {model.name!r}: its class {type(model).__name__} has a constructor of its own, so that the new "
-            f"model is a plain keras.{plain.__name__}, without the methods of that class.",
-            stacklevel=2,
+            f"model is a plain keras.{plain.__name__}, without the methods of that class."
         )
         return plain
 
@@ -190,10 +189,9 @@ class Cut:
         try:
             return self._copier.layer(old)
         except NotCopied as reason:
-            warnings.warn(
+            warn(
                 f"remove: {old.name!r} ({type(old).__name__}) cannot be copied ({reason}), so both models share its "
-                "state: training one of them changes the other. Save the new model and load it to part them.",
-                stacklevel=2,
+                "state: training one of them changes the other. Save the new model and load it to part them."
             )
             return copied(old)
 
@@ -338,5 +336,5 @@ def _fresh_metric(metric: Any) -> Any:
     try:
         return type(metric).from_config(metric.get_config())
     except (TypeError, NotImplementedError):
-        warnings.warn(f"metric {metric.name!r} cannot be copied, so both models count in the same one.", stacklevel=4)
+        warn(f"metric {metric.name!r} cannot be copied, so both models count in the same one.")
         return metric

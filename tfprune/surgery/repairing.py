@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from tfprune.borders import warn
 from tfprune.data import as_batches
 from tfprune.graph import UnitGraph
 from tfprune.masking.steps import pieces
@@ -114,7 +114,7 @@ class Repairer:
                 changed.add(site)
             done.add(site)
         if self._warns and self._num_samples is not None:
-            warn_of_few_samples(f"repair {self._repair.name!r}", self._num_samples, self._fits, stacklevel=4)
+            warn_of_few_samples(f"repair {self._repair.name!r}", self._num_samples, self._fits)
 
     def _open(self, sites: list[Site]) -> None:
         """Makes ready what runs the data through both models."""
@@ -282,10 +282,9 @@ def _warn_of_unread(cut: Cut, sites: list[Site], name: str) -> None:
     exits = [exit for exit in cut.graph.records.exits if exit.kernel and id(exit.node) not in known]
     unread = sorted({exit.name for exit in exits if not cut.kept(exit.ids).all()})
     if unread:
-        warnings.warn(
+        warn(
             f"repair {name!r}: the kernels of {', '.join(map(repr, unread))} have a form that no repair knows, so the "
-            "units removed there count as zero.",
-            stacklevel=5,
+            "units removed there count as zero."
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import numbers
 import os
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ import keras
 import numpy as np
 
 from tfprune import saliency
+from tfprune.borders import warn
 from tfprune.files import atomic_write, check_writable_folder, run_information
 from tfprune.graph import unit_groups
 from tfprune.masking import refuse_masked
@@ -219,12 +219,11 @@ class LivenessMonitor(StepCounter):
                 f"LivenessMonitor: nothing is {verdict} or not before `fit` has begun; there is no record."
             )
         if self._left is not None and self._left != _fingerprint(self.model):
-            warnings.warn(
+            warn(
                 f"LivenessMonitor: which units are {verdict} was measured at step {self.record.step[-1]} of a training "
                 f"that ended after {self._epoch + 1} epochs, but the weights of {self.model.name!r} are others now: a "
                 "callback such as EarlyStopping(restore_best_weights=True) has brought them back, or they were loaded "
-                "or trained on. A fit with this callback measures again.",
-                stacklevel=3,
+                "or trained on. A fit with this callback measures again."
             )
         return self.record.last(verdict)
 

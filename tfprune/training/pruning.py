@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.borders import warn
 from tfprune.masking import refuse_masked
 from tfprune.repair import find_repair
 from tfprune.schedules import as_schedule
@@ -314,12 +314,11 @@ class PruneDuringTraining(StepCounter):
         before, now = (int((~own.flat).sum()) for own in (self._mask, mask))
         off = {name: int((~own).sum()) for name, own in mask.items()}
         like = next((f", as after the step at epoch {own.epoch}" for own in self.history[::-1] if own.off == off), "")
-        warnings.warn(
+        warn(
             f"PruneDuringTraining: after {self._done[1]} epochs {before} of {mask.size} were off (sparsity "
             f"{before / mask.size:.3f}), but in the weights that the model has now {now} are off (sparsity "
             f"{now / mask.size:.3f}{like}). A callback has brought others back, such as "
             "EarlyStopping(restore_best_weights=True), load_weights has, or they were trained without this callback; "
             "`mask` says what is on in those. To keep what was pruned, let EarlyStopping(start_from_epoch=...) compare "
-            "only epochs after the last pruning step.",
-            stacklevel=4,
+            "only epochs after the last pruning step."
         )
