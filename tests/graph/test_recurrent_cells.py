@@ -14,6 +14,7 @@ PAIRS = {
     "gru": (layers.GRU, layers.GRUCell, {}),
     "gru reset before": (layers.GRU, layers.GRUCell, {"reset_after": False}),
     "lstm": (layers.LSTM, layers.LSTMCell, {}),
+    "lstm without bias": (layers.LSTM, layers.LSTMCell, {"use_bias": False}),
 }
 
 
@@ -37,8 +38,8 @@ def both(name, two_ways):
 @pytest.mark.parametrize(
     ("name", "two_ways"),
     [
-        *[("lstm", False), ("gru", True)],
-        *(pytest.param(name, False, marks=pytest.mark.slow) for name in PAIRS if name != "lstm"),
+        *[("lstm", False), ("gru", True), ("lstm without bias", True)],
+        *(pytest.param(name, False, marks=pytest.mark.slow) for name in PAIRS if not name.startswith("lstm")),
     ],
 )
 def test_like_the_layer(name, two_ways, generator):

@@ -368,6 +368,18 @@ def test_an_unknown_layer_is_named_and_can_be_taught():
         relevance.table._table.pop(Doubled)
 
 
+@pytest.mark.parametrize("wrong", [lambda trace, x: x.tensor, lambda trace, x: None, lambda trace, x: [x, x]])
+def test_rows_that_return_something_else_are_named(wrong):
+    x = keras.Input((3,))
+    model = keras.Model(x, keras.layers.Dense(2, name="out")(Doubled(name="doubled")(x)))
+    relevance.register(Doubled)(wrong)
+    try:
+        with pytest.raises(TypeError, match=r"layer 'doubled' \(Doubled\): its row must return one Value.* 1 outputs"):
+            explain(model, np.ones((1, 3)), target=0)
+    finally:
+        relevance.table._table.pop(Doubled)
+
+
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_nets_with_unknown_layers(name):
     model = NETS[name]()

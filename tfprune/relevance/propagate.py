@@ -177,6 +177,11 @@ def _called(plan: Plan, recorder: Recorder, node: Any, args: tuple, kwargs: dict
         except Exception as error:  # A row may be a stranger's; whatever it raises is told with its layer.
             raise TypeError(f"relevance cannot read layer {name!r} ({type(operation).__name__}): {error}") from error
         outputs = list(result) if isinstance(result, list | tuple) else [result]
+        if len(outputs) != len(node.outputs) or not all(isinstance(own, Value) for own in outputs):
+            raise TypeError(
+                f"relevance cannot read layer {name!r} ({type(operation).__name__}): its row must return one Value, as "
+                f"the methods of the trace do, for each of its {len(node.outputs)} outputs; received {result!r}."
+            )
     _pass_masks(operation, values, outputs)
     return outputs
 

@@ -252,7 +252,7 @@ def can_get_bias(layer: Any) -> bool:
         layer = layer.forward_layer if isinstance(layer, keras.layers.Bidirectional) else layer.layer
     if type(layer) is keras.layers.EinsumDense:
         return layer.bias_axes is None
-    return "use_bias" in layer.get_config()
+    return "use_bias" in getattr(layer, "cell", layer).get_config()
 
 
 def _add_bias(layer: Any, config: dict) -> None:
@@ -266,7 +266,8 @@ def _add_bias(layer: Any, config: dict) -> None:
         if "bias_axes" in own:
             _add_bias(layer.layer, own)
         else:
-            own["use_bias"] = True
+            # That of an RNN lies in its cell's.
+            own.get("cell", {"config": own})["config"]["use_bias"] = True
 
 
 def _holds_layers(value: Any) -> bool:
