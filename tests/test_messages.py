@@ -413,6 +413,7 @@ def retraced(caplog):
     logger.removeHandler(caplog.handler)
 
 
+@pytest.mark.filterwarnings("ignore:data. saliency.least_squares has")
 def test_a_session_says_nothing_of_retracing(retraced):
     """Ten calls with batches of other sizes, as in a loop of a notebook."""
     net = made()

@@ -56,7 +56,9 @@ def _methods(owner):
 
 
 def test_what_is_enumerated():
-    assert {"tfprune.surgery.removal.remove", "tfprune.units.LayerValues", "tfprune.select.keep_top"} <= set(PUBLIC)
+    assert {"tfprune.surgery.removal.remove", "tfprune.units.LayerValues", "tfprune.select.masks.keep_top"} <= set(
+        PUBLIC
+    )
     assert {"tfprune.saliency.weights.magnitude", "tfprune.relevance.rules.linear.Flat"} <= set(PUBLIC)
     assert len(PUBLIC) > 150
 

@@ -130,6 +130,7 @@ REDUNDANCY = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:data. saliency.least_squares has")
 @pytest.mark.parametrize("name", REDUNDANCY)
 def test_choices_that_see_clones_do_not_hang_on_rounding(name):
     """Noise of a few last bits in what the units show changes no mask."""

@@ -59,7 +59,7 @@ def test_results_say_what_the_records_say(folder):
 
 
 def test_second_start_trains_nothing(example, folder, monkeypatch, capsys):
-    monkeypatch.setattr(example.experiments.grids, "execute", None)
+    monkeypatch.setattr("tfprune.experiments.grid_workers.execute", None)
     example.main(["--quick", "true", "--output", str(folder)])
     assert "relu, then batch norm" in capsys.readouterr().out
 

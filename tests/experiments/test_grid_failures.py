@@ -14,12 +14,13 @@ import time
 from pathlib import Path
 
 import distributed
+import filelock
 import grid_functions
 import numpy as np
 import pytest
 import submitit
 
-from tfprune.experiments import grid, grid_runs, grids, load_grid
+from tfprune.experiments import grid, grid_runs, load_grid
 
 TESTS = Path(__file__).resolve().parent
 PATH = os.pathsep.join([str(TESTS), str(TESTS.parents[1])])
@@ -184,7 +185,7 @@ def test_file_systems_that_do_not_lock(tmp_path, monkeypatch, error):
     def refuse(self):
         raise error
 
-    monkeypatch.setattr(grids.FileLock, "acquire", refuse)
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     with pytest.warns(RuntimeWarning, match="cannot lock files .* See to it that no other grid writes there") as caught:
         results = grid(grid_functions.fails_at, {"number": [2]}, InPlace(), folder=tmp_path, fixed={"bad": 9})
     assert results.column("double").tolist() == [4]

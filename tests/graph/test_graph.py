@@ -343,8 +343,10 @@ def model_around(read):
 def check_masked_equals_removed(model, mask):
     graph = unit_groups(model)
     inputs = [np.random.default_rng(5).normal(size=(2, *model.inputs[0].shape[1:])).astype("float32")]
+    # Cut before anything runs: a layer may keep a state, which goes along.
+    small = tfprune.remove(model, tfprune.LayerValues(mask))
     masked = outputs_of(tfprune.with_on_nodes(model), inputs, graph.on_nodes(mask))
-    removed = outputs_of(tfprune.remove(model, tfprune.LayerValues(mask)), inputs)
+    removed = outputs_of(small, inputs)
     np.testing.assert_allclose(masked, removed, rtol=1e-5, atol=1e-6)
     assert np.abs(masked - outputs_of(model, inputs)).max() > 1e-4
 

@@ -105,5 +105,5 @@ def test_training_tells_it_once():
 def test_the_fewest_rows_against_columns_are_told():
     fits = [Fit("a", 100, 10), Fit("b", 90, 30), Fit("c", 30, 2)]
     with telling(r"data: x has 30 samples; .* against 2000\. Rows are fewest at 'b': 90 rows"):
-        warn_of_few_samples("x", 30, fits, 1)
-    warn_of_few_samples("x", 300, fits, 1)
+        warn_of_few_samples("x", 30, fits)
+    warn_of_few_samples("x", 300, fits)

@@ -367,3 +367,14 @@ def test_sequences_with_masks_are_cut_with_every_repair(front, tail, repair, gen
             np.square(outputs(own, x) - outputs(model, x)).mean() for own in (small, remove(model, mask, repair="zero"))
         )
         assert error < plain
+
+
+def test_states_of_recurrent_layers_go_on(generator):
+    x = keras.Input(batch_shape=(2, 5, 3), name="x")
+    h = layers.LSTM(4, stateful=True, return_sequences=True, name="lstm")(x)
+    model = keras.Model(x, layers.Dense(2)(layers.Dense(6, "tanh", name="hidden")(h)))
+    data = generator.normal(size=(2, 5, 3)).astype("float32")
+    model(data)
+    whole = remove(model, LayerValues({"hidden": np.ones(6, bool)}))
+    for _ in range(2):
+        np.testing.assert_allclose(whole(data), model(data), atol=1e-6)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from tfprune.borders import public, warn
 from tfprune.experiments.grid_results import GridResults, collect_runs, read_settings_file
@@ -247,10 +246,12 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
     """Holds the folder, so that no second grid takes away what this one is writing. A killed process holds nothing."""
-    lock = FileLock(str(root / LOCK_FILE), timeout=0)
+    import filelock  # Only grids need it.
+
+    lock = filelock.FileLock(str(root / LOCK_FILE), timeout=0)
     try:
         lock.acquire()
-    except Timeout:
+    except filelock.Timeout:
         raise RuntimeError(
             f"grid: another grid is writing to {root}. Wait until it has ended, or give this one another folder. (It "
             f"holds {LOCK_FILE}; the lock of a process that has ended is gone, and the file alone means nothing.)"

@@ -156,7 +156,8 @@ class UnitGraph(Mapping[str, Group]):
         """Returns the names of the groups that `layers` means, in the order of the graph.
 
         Args:
-            layers: names of groups or of member layers; None for all groups.
+            layers: names of groups or of member layers; None for all groups. A layer that makes several groups
+                (`first`, `first#2`) names them all, and `first#1` the first of them alone.
 
         Raises:
             TypeError: if something else than names is given, such as a layer.
@@ -167,6 +168,8 @@ class UnitGraph(Mapping[str, Group]):
         chosen = set()
         for name in names_of(layers, "layers"):
             found = [group.name for group in self.values() if name in (group.name, *(m.name for m in group.members))]
+            if name.endswith("#1") and name[:-2] in self:
+                found = [name[:-2]]
             if not found:
                 raise ValueError(self.unknown(name))
             chosen.update(found)

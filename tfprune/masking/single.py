@@ -55,7 +55,8 @@ def single_changes(
     runners = {}
     for name in names:
         alone = None if replacement is None else LayerValues({name: replacement[name]})
-        runners[name] = _runners.get(model, loss, name, alone, build=build)[1]
+        # The layer that it is named after may make other groups too.
+        runners[name] = _runners.get(model, loss, f"{name}#1", alone, build=build)[1]
     most = min(runner.points_at_once for runner in runners.values())
     totals = {name: np.zeros((2, runner.num_units)) for name, runner in runners.items()}
     num_points = 0

@@ -100,8 +100,9 @@ class Copier:
             except NotCopied as error:
                 raise NotCopied(f"{name}: {error}" if isinstance(old, keras.Operation) else str(error)) from error
         for name, value in getattr(old, f"{_BOOKKEEPING}unconditional_dependency_names", {}).items():
-            if id(value) in self._copies or vars(new).get(name) is value:
-                new._track_trackable(self._copy(value), name=name, overwrite=True)
+            its = self._copy(value) if id(value) in self._copies else vars(new).get(name)
+            if isinstance(its, tf.__internal__.tracking.Trackable):
+                new._track_trackable(its, name=name, overwrite=True)
 
     def _copy(self, value: Any) -> Any:
         if id(value) in self._copies:
