@@ -38,6 +38,9 @@ def remove(
     - "least_squares": the next kernel is refitted so that its output stays what it was. The one to recommend: half of
       the units of a small network often go at a loss of one or two points, without any training.
 
+    Layers that are cut are built anew from their configuration; all others are copied with everything that they hold.
+    What cannot be copied is shared by both models, with a warning.
+
     Repairs work where units are read, in the order of the graph, each on what the repaired part before it gives.
 
     Args:
@@ -58,7 +61,7 @@ def remove(
     Raises:
         ValueError: if the mask does not fit, empties a group, or leaves sides unequal that a row of one's own wants
             equal; if a repair lacks data or cannot be used on a layer, or a weight that it would look at is NaN or
-            infinite; if a layer cannot be built anew.
+            infinite; if a layer that is cut cannot be built anew.
         TypeError: if `model`, `mask` or `repair` is of the wrong kind.
 
     Example:

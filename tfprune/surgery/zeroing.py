@@ -30,7 +30,7 @@ def zero_weights(model: keras.Model, weight_mask: LayerValues) -> keras.Model:
 
     Raises:
         TypeError: if `model` is no Keras model, or the mask is not of bool.
-        ValueError: if a name is unknown or a shape does not fit, or if a layer cannot be built anew.
+        ValueError: if a name is unknown or a shape does not fit.
 
     Example:
         >>> net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, use_bias=False, name="out")])

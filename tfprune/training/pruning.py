@@ -189,8 +189,8 @@ class PruneDuringTraining(StepCounter):
         self._repair_now = repair
         if is_units and self._scope == "global" and self._target.graph.records.equal:
             raise ValueError(
-                "PruneDuringTraining: scope='global' can leave a Bidirectional with unequal directions, which cannot "
-                "be cut. Use scope='group', or leave it out by layers=[...]."
+                "PruneDuringTraining: scope='global' can leave unequal numbers of units where a layer needs equal ones "
+                f"({self._target.graph.records.equal[0][2]}). Use scope='group', or leave it out by layers=[...]."
             )
         self._loss = mean_loss(model, self._data)
         mask = self._start()
