@@ -37,8 +37,8 @@ def keep_budget(
 
     What would be left is counted exactly, without building a model, so the result lies below the budget by no more
     than the last unit is worth (with `round_to`, the last multiple of it in each group). Where a layer needs equal
-    numbers of two kinds of units (as a row of one's own may say), those go in pairs, the lowest with the lowest, by their
-    mean score.
+    numbers of two kinds of units (as a row of one's own may say), those go in pairs, the lowest with the lowest, by
+    their mean score.
 
     Scores that say what one unit is worth do not say what a whole group is, and groups that look cheap unit by unit are
     emptied: hence the defaults of `normalise` and `min_share`. A MobileNetV2 (alpha 0.35, 32x32 digits, accuracy .910)
