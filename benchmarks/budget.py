@@ -1,6 +1,6 @@
 """What a budget costs by scores as they are, by scores normalised per group, and with a floor for each group.
 
-A MobileNetV2 (alpha 0.35) on digits of 32 x 32 (the embedded ones enlarged, or MNIST padded) is trained a little, cut to
+MobileNetV2 (alpha 0.35) on digits of 32 x 32 (the embedded ones enlarged, or MNIST padded) is trained a little, cut to
 40 % of its FLOPs and repaired by least squares, and trained for one more epoch: test accuracies, and how many groups
 keep less than a tenth. Target: with the defaults of `keep_budget` no score loses the net.
 """
