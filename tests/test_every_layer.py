@@ -27,7 +27,11 @@ def mask_of(model, keep):
     return LayerValues({name: np.arange(size) < max(1, round(size * keep)) for name, size in sizes.items()})
 
 
-@pytest.mark.parametrize("name", ROWS)
+# Of what there is for several numbers of axes, images stand for the others by default.
+QUICK = [pytest.param(name, marks=[pytest.mark.slow] if name[-2:] in ("1D", "3D") else []) for name in ROWS]
+
+
+@pytest.mark.parametrize("name", QUICK)
 def test_what_a_layer_carries_goes_with_it(name, generator, tmp_path):
     model, x = net_with(name, generator)
     before = [variable.numpy() for variable in model.weights]

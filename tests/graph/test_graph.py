@@ -730,3 +730,15 @@ def test_a_wrong_row_is_told_with_its_layer(read, message):
     model = keras.Sequential([keras.Input((3,)), layers.Dense(2), Odd(name="odd"), layers.Dense(1)])
     with pytest.raises(TypeError, match=f"The row for Odd cannot read the call of 'odd'.*{message}"):
         unit_groups(model)
+
+
+def test_what_holds_layers_names_their_groups():
+    x = keras.Input((5, 3), name="x")
+    inner = keras.Sequential([keras.Input((8,)), layers.Dense(4, name="a"), layers.Dense(6, name="b")], name="inner")
+    h = inner(layers.Bidirectional(layers.GRU(4), name="both")(x))
+    graph = unit_groups(keras.Model(x, layers.Dense(2, name="out")(h)))
+    assert graph.choose("both") == ("both/forward",)
+    assert graph.choose(["inner"]) == ("inner/a", "inner/b")
+    assert "the units of layer 'both' are in the group 'both/forward'" in graph.unknown("both")
+    assert unit_groups(NETS["ops_slices"]()).choose("first") == ("first", "first#2")
+    assert unit_groups(NETS["ops_slices"]()).choose("first#1") == ("first",)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from conftest import randomise
 from keras import layers
 
-from tfprune import relevance
+from tfprune import relevance, saliency
 from tfprune.relevance import explain
 
 DOUBLE = {"dtype": "float64"}
@@ -244,3 +244,25 @@ def test_chunks_do_not_matter_at_layers(generator, monkeypatch):
     for method, one in whole.items():
         again = explain(model, x, method=method, target=0, layers="conv_1", steps=2)
         np.testing.assert_allclose(again.at["conv_1"], one.at["conv_1"], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("merge_mode", "method"), [("concat", "lrp"), ("concat", "conductance"), ("sum", "lrp"), (None, "lrp")]
+)
+def test_each_direction_shows_its_own_units(merge_mode, method, generator):
+    """Side by side in one tensor, they are told apart; together they are the layer's."""
+    x = keras.Input((5, 3))
+    h = keras.layers.Bidirectional(keras.layers.LSTM(4), merge_mode=merge_mode, name="both")(x)
+    h = keras.layers.Concatenate(name="joined")(h) if merge_mode is None else h
+    model = randomise(keras.Model(x, keras.layers.Dense(2, name="out")(h)))
+    data = generator.normal(size=(6, 5, 3)).astype("float32")
+    found = relevance.explain(model, data, method=method, target=0, layers=["joined" if merge_mode is None else "both"])
+    assert all(values.shape == (6, 4) for name, values in found.units.items() if name.startswith("both/"))
+    (whole,) = found.at.values()
+    if merge_mode != "sum":
+        parts = np.concatenate([found.units["both/forward"], found.units["both/backward"]], axis=1)
+        np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-6)
+    score = {"lrp": saliency.relevance, "conductance": saliency.conductance}[method]
+    scores = score(model, data, target=0, signed=True)
+    together = whole if merge_mode == "sum" else whole[:, :4] + whole[:, 4:]
+    np.testing.assert_allclose(scores["both/forward"], together.mean(axis=0), rtol=1e-3, atol=1e-5)

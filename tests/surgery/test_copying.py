@@ -344,7 +344,9 @@ def test_single_weights_stay_frozen(sparsity):
 
 
 @pytest.mark.parametrize("repair", ["zero", "mean", "affine", "least_squares"])
-@pytest.mark.parametrize("tail", [layers.LSTM, layers.GRU, layers.SimpleRNN, None])
+@pytest.mark.parametrize(
+    "tail", [layers.LSTM, None, *(pytest.param(own, marks=pytest.mark.slow) for own in (layers.GRU, layers.SimpleRNN))]
+)
 @pytest.mark.parametrize("front", ["embedding", "masking"])
 def test_sequences_with_masks_are_cut_with_every_repair(front, tail, repair, generator):
     if front == "embedding":

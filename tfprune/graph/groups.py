@@ -156,8 +156,9 @@ class UnitGraph(Mapping[str, Group]):
         """Returns the names of the groups that `layers` means, in the order of the graph.
 
         Args:
-            layers: names of groups or of member layers; None for all groups. A layer that makes several groups
-                (`first`, `first#2`) names them all, and `first#1` the first of them alone.
+            layers: names of groups, of member layers, or of a layer or model that holds these (a Bidirectional); None
+                for all groups. A layer that makes several groups (`first`, `first#2`) names them all, and `first#1`
+                the first of them alone.
 
         Raises:
             TypeError: if something else than names is given, such as a layer.
@@ -170,6 +171,7 @@ class UnitGraph(Mapping[str, Group]):
             found = [group.name for group in self.values() if name in (group.name, *(m.name for m in group.members))]
             if name.endswith("#1") and name[:-2] in self:
                 found = [name[:-2]]
+            found = found or [g.name for g in self.values() if any(m.name.startswith(f"{name}/") for m in g.members)]
             if not found:
                 raise ValueError(self.unknown(name))
             chosen.update(found)
@@ -182,7 +184,8 @@ class UnitGraph(Mapping[str, Group]):
             return f"layers: {describe_unknown([name], self.names)}"
         if name in self.fixed:
             return f"layers: the units of {name!r} cannot be removed ({self.fixed[name][1]}). {known}"
-        holders = [group.name for group in self.values() if name in {member.name for member in group.members}]
+        made = {group.name: [member.name for member in group.members] for group in self.values()}
+        holders = [group for group, own in made.items() if any(f"{one}/".startswith(f"{name}/") for one in own)]
         if holders:
             return f"layers: the units of layer {name!r} are in the group {', '.join(map(repr, holders))}. {known}"
         if name in {layer.name for layer in self.model._flatten_layers()}:

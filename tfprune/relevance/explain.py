@@ -266,7 +266,7 @@ class _Request:
         return {
             "inputs": shares,
             "biases": {},
-            "units": units,
+            "units": self.plan.own_units(units),
             "at": at,
             "output": score,
             "baseline_output": baseline_score,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfprune.graph.read import read
@@ -40,6 +41,7 @@ class Plan:
         self._calls: dict[str, list[list[tuple[Any, int]]]] = {}
         self._name_layers(model, "")
         self._find_calls()
+        self._positions: dict[str, np.ndarray] = {}
         self.sites = self._find_sites()
         # Operations have no precision of their own; it shows in what they give out.
         wide = any(getattr(layer, "compute_dtype", "") == "float64" for layer in model._flatten_layers())
@@ -80,11 +82,24 @@ class Plan:
 
     def _find_sites(self) -> list[Site]:
         """One site for each layer that makes units and has a tensor of its own in which they show."""
-        sites = []
-        for emitter in read(self.model).emitters.values():
-            if emitter.home is not None:
-                sites.append(Site(emitter.name, *emitter.home))
+        sites, records = [], read(self.model)
+        for emitter in records.emitters.values():
+            if emitter.home is None:
+                continue
+            tensor, axis = emitter.home
+            sites.append(Site(emitter.name, tensor, axis))
+            own = np.isin(records.signals[id(tensor)].axes[axis], emitter.ids)
+            if not own.all():
+                # Both directions of a Bidirectional show in one tensor, side by side.
+                self._positions[emitter.name] = np.flatnonzero(own)
         return sites
+
+    def own_units(self, by_layer: dict[str, Any]) -> dict[str, Any]:
+        """Returns numbers `(samples, channels)` by layer, each without the channels that are no units of that layer."""
+        return {
+            name: tf.gather(values, self._positions[name], axis=1) if name in self._positions else values
+            for name, values in by_layer.items()
+        }
 
     def output_names(self) -> list[str]:
         """Returns the names of the model's outputs."""

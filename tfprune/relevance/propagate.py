@@ -327,13 +327,13 @@ def relevance_tensors(
     return Tensors(
         inputs=shares,
         biases=biases,
-        units=own_units,
+        units=plan.own_units(own_units),
         output=score,
         baseline_output=baseline_score,
         total=total,
         delta=total - tf.add_n(explained),
         multipliers=multipliers if multiplied else None,
-        unit_multipliers=own_multipliers if multiplied else None,
+        unit_multipliers=plan.own_units(own_multipliers) if multiplied else None,
         target=target,
         at={name: relevance_at(run, value, found, multiplied) for name, value in run.outputs.items()},
     )

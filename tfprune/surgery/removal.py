@@ -45,7 +45,8 @@ def remove(
 
     Args:
         model: a Sequential or functional model. It is not changed.
-        mask: True = kept, one array of bool per group of `unit_groups(model)`; groups that it leaves out stay whole.
+        mask: True = kept, one array of bool, or of whole numbers 0 and 1, per group of `unit_groups(model)`; groups
+            that it leaves out stay whole.
         repair: one of the names above, "zero", a `tfprune.repair.Repair` such as `merge(...)`, or a function that takes
             `tfprune.repair.Channels` and returns `(A, c)`: units are guessed as `left @ A + c`.
         data: inputs for the repairs that need them, whatever `model.fit` takes; targets are not used. About 2000
