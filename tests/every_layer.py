@@ -182,6 +182,17 @@ simple("MelSpectrogram", (600,), units=None, num_mel_bins=8, fft_length=64, sequ
 simple("STFTSpectrogram", (120, 1), units=None, frame_length=16, frame_step=8, fft_length=16)
 
 
+if tuple(int(part) for part in keras.__version__.split(".")[:2]) < (3, 15):
+    # Faults of earlier versions, in models that nothing was removed from.
+    for name, reason in {
+        "RandomGrayscale": "this Keras cannot put it into a functional model",
+        "IntegerLookup": "this Keras cannot load one that weighs by tf-idf",
+        "Discretization": "this Keras does not know the shape of what it gives out",
+    }.items():
+        if ROWS.pop(name, None) is not None:
+            ELSEWHERE[name] = reason
+
+
 def net_around(own, generator):
     """Returns a net around the layer of a row, and the layer, adapted; every weight is random."""
     layer = own.make()

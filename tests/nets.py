@@ -396,7 +396,8 @@ def embedding_mean():
     return x, Dense(2, name="out")(layers.GlobalAveragePooling1D(name="mean")(h))
 
 
-@net
+# Keras of the time before that layer cannot join a mask to a tensor without one where the batch is open.
+@net(needs="ReversibleEmbedding")
 def embedding_joined():
     """Masks of missing entries meet where tensors are joined, along the units and along time."""
     x = keras.Input((6,), dtype="int32", name="x")

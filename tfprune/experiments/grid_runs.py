@@ -18,6 +18,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.src.backend.common import global_state
 
 from tfprune.files import atomic_write, run_information
 
@@ -81,6 +82,12 @@ class Job:
             temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def _set_seed(seed: int) -> None:
+    keras.utils.set_random_seed(seed)
+    # Keras 3.8 goes on with the generator that earlier draws have made; later versions forget it by themselves.
+    global_state.set_global_attribute("global_seed_generator", None)
+
+
 def execute(job: Job) -> OSError | None:
     """Carries a run out, in the worker: settings first, then the result, or the traceback of what went wrong.
 
@@ -92,7 +99,7 @@ def execute(job: Job) -> OSError | None:
     """
     try:
         job.begin()
-        keras.utils.set_random_seed(job.seed)
+        _set_seed(job.seed)
         start = time.perf_counter()
         own_folder = {"folder": job.folder} if job.pass_folder else {}
         result = job.function(**job.settings, **own_folder)
