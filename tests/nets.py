@@ -28,6 +28,10 @@ WALLS = {}
 """Names of the operations that cannot be read, by net; nets that are not here have none."""
 
 
+EARLY_KERAS = not hasattr(layers, "ReversibleEmbedding")
+"""Whether this Keras has faults of its own that later versions have mended."""
+
+
 def net(build=None, *, walls=(), needs=None):
     """Puts a builder into the table; it returns `(inputs, outputs)`, or a whole model.
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from conftest import randomise
 from keras import layers, ops
-from nets import NETS, WALLS, head_without_softmax, inputs_for, outputs_of
+from nets import EARLY_KERAS, NETS, WALLS, head_without_softmax, inputs_for, outputs_of
 from replicas import parameters_without_unit
 
 import tfprune
@@ -368,7 +368,11 @@ def test_layers_that_are_not_read_are_walls(name):
         (lambda h: layers.Softmax(name="own")(h), "own: a softmax looks across units"),
         (lambda h: layers.Softmax(axis=(1, 2), name="own")(h), "own: a softmax looks across units"),
         (lambda h: layers.LayerNormalization(axis=(1, 2), name="own")(h), "own: a norm over several axes"),
-        (lambda h: layers.RMSNormalization(axis=(1, 2), name="own")(h), "own: a norm over several axes"),
+        *(
+            [(lambda h: layers.RMSNormalization(axis=(1, 2), name="own")(h), "own: a norm over several axes")]
+            if hasattr(layers, "RMSNormalization")
+            else []
+        ),
         (lambda h: layers.BatchNormalization(axis=1, name="own")(h), "own: batch statistics are taken along this axis"),
         (lambda h: layers.Softmax(axis=1, name="own")(h), None),
         (lambda h: layers.LayerNormalization(axis=1, name="own")(h), None),
@@ -411,7 +415,12 @@ def test_no_operation_stops_the_reading():
     for text in filter(None, map(str.strip, OPERATIONS.split(" | "))):
         call = text if text[0] in "-(12x" or text.startswith("abs") else f"ops.{text}"
         x = keras.Input((5, 3), batch_size=2, name="x")
-        result = eval(call, {"ops": ops, "np": np, "x": layers.Dense(3, "sigmoid", name="first")(x)})
+        try:
+            result = eval(call, {"ops": ops, "np": np, "x": layers.Dense(3, "sigmoid", name="first")(x)})
+        except (AttributeError, TypeError):
+            # Earlier versions of Keras lack some, or stumble over tensors without numbers.
+            assert EARLY_KERAS, text
+            continue
         result = ops.cast(result, "float32")
         if len(result.shape) < 2:
             result = result[:, None]

@@ -7,6 +7,7 @@ import replicas_relevance as replicas
 import tensorflow as tf
 from conftest import randomise
 from keras import layers, ops
+from nets import EARLY_KERAS
 
 from tfprune import relevance
 from tfprune.relevance import Composite, explain
@@ -94,6 +95,8 @@ CONSERVING = {
 @pytest.mark.parametrize("name", CONSERVING)
 def test_conservation_and_gradients(name, generator):
     """Inputs + biases = output; and by the rules of calculus the gradient, also where one value comes twice."""
+    if name == "attention_masked" and EARLY_KERAS:
+        pytest.skip("this Keras cannot run attention with two masks")
     model = model_of(CONSERVING[name])
     x = generator.normal(size=(3, 4, 3))
     for method in ("lrp", "blame_the_bias"):
@@ -235,6 +238,8 @@ DIRECTIONS = [
 @pytest.mark.parametrize("kind, merge, sequences", DIRECTIONS)
 def test_masked_layers_in_both_directions(kind, merge, sequences, source, generator):
     """Conservation, and the output of Keras; what is masked has no relevance."""
+    if merge is None and sequences and EARLY_KERAS:
+        pytest.skip("this Keras cannot join the masks of two sequences where the batch is open")
     if source == "embedding":
         x = keras.Input((5,), dtype="int32", name="x")
         h = layers.Embedding(6, 2, mask_zero=True, dtype="float64")(x)
