@@ -61,7 +61,7 @@ def randomise(model, seed=SEED):
     """Gives every weight a random value, biases and batch-norm statistics too, so that no term is zero by chance."""
     generator = np.random.default_rng(seed)
     for variable in model.weights:
-        if "float" not in variable.dtype:
+        if "float" not in str(variable.dtype):
             continue
         if variable.name in ("gamma", "scale", "moving_variance"):
             value = generator.uniform(0.5, 1.5, variable.shape)

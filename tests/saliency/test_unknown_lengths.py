@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from conftest import randomise
 from keras import layers
+from nets import EARLY_KERAS
 
 import tfprune
 from tfprune import saliency, unit_groups
@@ -101,6 +102,8 @@ FAST = {
 )
 def test_open_lengths_give_what_fixed_ones_give(name, look):
     """The last batch is smaller than the others, so that the number of samples is open, too."""
+    if name == "token_tagger" and EARLY_KERAS:
+        pytest.skip("TimeDistributed of this Keras asks tensors for their truth where there is a mask")
     data = tf.data.Dataset.from_tensor_slices(data_for(name, 310)).batch(256)
     if look.startswith("repair"):
         data = data_for(name, 310)
@@ -134,7 +137,7 @@ def test_repairs_learn_from_several_lengths():
     model = net("tagger", None)
     mask = tfprune.LayerValues({"rows": np.arange(3) > 0})
     small = tfprune.remove(model, mask, repair="mean", data=data)
-    inner = keras.Model(model.inputs, model.get_layer("rows").output)
+    inner = keras.Model(model.inputs[0], model.get_layer("rows").output)
     rows = np.concatenate([np.asarray(inner(x)).reshape(-1, 3) for x, _ in data])
     kernel, bias = model.get_layer("out").get_weights()
     np.testing.assert_allclose(small.get_layer("out").get_weights()[1], bias + rows[:, 0].mean() * kernel[0], rtol=1e-4)
