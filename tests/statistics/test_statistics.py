@@ -194,9 +194,8 @@ def test_a_large_offset_does_not_drown_the_variance():
         [keras.Input((1,)), keras.layers.Dense(1, dtype="float64", name="hidden"), keras.layers.Dense(1)]
     )
     net.layers[0].set_weights([np.array([[1.0]]), np.array([1e8])])
-    if len(np.unique(net.layers[0](np.array([[0.25], [0.5]])))) == 1:
-        assert EARLY_KERAS
-        pytest.skip("this Keras rounds double precision to single")
+    if EARLY_KERAS:
+        pytest.skip("in a graph this Keras rounds double precision to single")
     x = np.random.default_rng(SEED).normal(size=(400, 1)).astype("float32")
     variance = unit_statistics(net, x).variance["hidden"]
     np.testing.assert_allclose(variance, x.astype("float64").var(), rtol=1e-6)
