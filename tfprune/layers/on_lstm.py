@@ -195,7 +195,7 @@ class ONLSTM(layers.RNN):
 
         states = initial_states(self, sequences, initial_state)
         _, gates, _ = recurrence(self, sequences, states, mask, step, return_all_outputs=True)
-        return MasterGates(gates[:, :, 0], gates[:, :, 1])
+        return MasterGates(forget=gates[:, :, 1], input=gates[:, :, 0])
 
     def get_config(self):
         whole, cell = super().get_config(), self.cell.get_config()

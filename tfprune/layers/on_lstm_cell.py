@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from keras import activations, constraints, initializers, layers, ops, random, regularizers
+from keras.src import backend
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
 from tfprune.layers.masks import package
@@ -23,8 +24,8 @@ class ONLSTMCell(layers.Layer, DropoutRNNCell):
         inputs: shape `(batch, features)`.
         states: `[h, c]`, each of shape `(batch, units)`.
         training: whether dropout and DropConnect act.
-        return_master_gates: whether to give out the master gates of all levels, `(batch, 2, num_levels)`, forget gate
-            first, in place of h.
+        return_master_gates: whether to give out the master gates of all levels, input and forget gate, in place of h;
+            shape `(batch, 2, num_levels)`.
 
     Raises:
         TypeError: if a size or level is no whole number.
@@ -117,8 +118,9 @@ class ONLSTMCell(layers.Layer, DropoutRNNCell):
         h, c = states
         read = self._read(inputs, h, training)
         h, c = self._advance(read, c)
-        output = ops.stack(self._master_gates(read, np.arange(self.num_levels)), axis=1) if return_master_gates else h
-        return output, [h, c]
+        if return_master_gates:
+            return ops.stack(self._master_gates(read, range(self.num_levels)), axis=1), [h, c]
+        return h, [h, c]
 
     def _read(self, inputs: Any, h: Any, training: Any) -> Any:
         """Returns what all gates read, before any activation, `(batch, 2 num_levels + 4 units)`."""
@@ -133,19 +135,34 @@ class ONLSTMCell(layers.Layer, DropoutRNNCell):
         read = ops.matmul(inputs, self.kernel) + ops.matmul(h, recurrent_kernel)
         return read if self.bias is None else read + self.bias
 
-    def _master_gates(self, read: Any, levels: np.ndarray) -> tuple[Any, Any]:
-        """Returns the master forget gate and the master input gate at some levels, each `(batch, levels)`."""
-        shares = ops.softmax(ops.reshape(read[:, : 2 * self.num_levels], (-1, 2, self.num_levels)), axis=-1)
-        # Sums from one end, as products with zeros and ones. What comes behind a level is summed, and not taken from
-        # one: so the paper's input gate is exactly zero at the last level, and not only up to rounding.
-        level = np.arange(self.num_levels)[:, None]
-        behind = level > levels if self.master_input == "paper" else level >= levels
-        up_to, behind = (ops.convert_to_tensor(flags, dtype=shares.dtype) for flags in (level <= levels, behind))
-        return ops.matmul(shares[:, 1], up_to), ops.matmul(shares[:, 0], behind)
+    def level_sums(self, levels: Iterable[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what sums the shares of the levels up to the master gates, as matrices of zeros and ones.
+
+        What comes behind a level is summed, and not taken from one: so the paper's input gate is exactly zero at the
+        last level, and not only up to rounding.
+
+        Args:
+            levels: the levels whose gates are wanted; None for those of the chunks.
+
+        Returns:
+            For the master input gate and the master forget gate, each `(num_levels, levels)`.
+        """
+        level, own = np.arange(self.num_levels)[:, None], np.asarray(self.levels if levels is None else levels)
+        behind = level > own if self.master_input == "paper" else level >= own
+        return behind.astype("float32"), (level <= own).astype("float32")
+
+    def _master_gates(self, read: Any, levels: Iterable[int] | None = None) -> tuple[Any, Any]:
+        """Returns the master input gate and the master forget gate at some levels, each `(batch, levels)`."""
+        # Not by ops.softmax, which warns of a single level.
+        shares = backend.nn.softmax(ops.reshape(read[:, : 2 * self.num_levels], (-1, 2, self.num_levels)), axis=-1)
+        return tuple(
+            ops.matmul(shares[:, number], ops.convert_to_tensor(sums, dtype=shares.dtype))
+            for number, sums in enumerate(self.level_sums(levels))
+        )
 
     def _advance(self, read: Any, c: Any) -> tuple[Any, Any]:
         """Returns h and c after a step, from what the gates read and the last c."""
-        forget_level, input_level = (gate[:, :, None] for gate in self._master_gates(read, np.asarray(self.levels)))
+        input_level, forget_level = (gate[:, :, None] for gate in self._master_gates(read))
         start = 2 * self.num_levels
         output, candidate, gates = ops.split(read[:, start:], [self.units, 2 * self.units], axis=-1)
         gates = ops.reshape(self.recurrent_activation(gates), (-1, 2, len(self.levels), self.chunk_size))
