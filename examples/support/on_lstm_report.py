@@ -132,7 +132,7 @@ def draw_depth(result: dict[str, Any], held: Corpus, path: Path) -> None:
     top.set(ylabel="distance", xlabel="token")
     depth = top.twinx()
     depth.step(places, held.depth[number, : len(tokens)], where="mid", color="0.6", label="brackets open")
-    depth.set(ylabel="brackets open behind the token")
+    depth.set(ylabel="brackets open behind the token", yticks=range(held.depth[number].max() + 1))
     lines = [*top.get_legend_handles_labels()[0], *depth.get_legend_handles_labels()[0]]
     top.legend(lines, [line.get_label() for line in lines], fontsize=8, ncols=3, loc="upper right")
     kinds = np.array(held.vocabulary)[held.test]
@@ -149,19 +149,21 @@ def _boxes(axes: Axes, own: np.ndarray, held: Corpus, kinds: np.ndarray, name: s
     found = {depth: own[at][depths == depth] for depth in np.unique(depths).tolist()}
     found = {depth: values for depth, values in found.items() if len(values) >= 5}
     axes.boxplot(list(found.values()), positions=list(found), widths=0.6, showfliers=False)
-    axes.set(title=f"{name} layer, {group} brackets", xlabel="brackets open behind it", ylabel="distance")
+    axes.set_title(f"{name} layer, {group} brackets", fontsize=9)
+    axes.set(xlabel="brackets open behind it", ylabel="distance")
 
 
 def interesting(held: Corpus) -> int:
-    """The first whole sentence of middle length whose brackets are nested three deep; else the longest."""
-    lengths = []
+    """A whole sentence of middle length: of brackets nested three deep, or with few unknown words; else the longest."""
+    lengths, unknown = [], []
     for number, row in enumerate(held.test[:100]):
         tokens = held.tokens(row)
-        nested = held.depth is None or held.depth[number].max() >= 3
-        if nested and 14 <= len(tokens) <= 26 and tokens[-1] == corpora.END:
+        whole = 14 <= len(tokens) <= 26 and tokens[-1] == corpora.END
+        if whole and held.depth is not None and held.depth[number].max() >= 3:
             return number
         lengths.append(len(tokens) if len(tokens) <= 26 else 0)
-    return int(np.argmax(lengths))
+        unknown.append(tokens.count(corpora.UNKNOWN) if whole else len(row))
+    return int(np.argmin(unknown) if held.depth is None and min(unknown) < len(row) else np.argmax(lengths))
 
 
 def one_tree(result: dict[str, Any], held: Corpus) -> tuple[list[str], np.ndarray]:
@@ -182,8 +184,10 @@ def draw_trees(results: dict[str, dict[str, Any]], held: dict[str, Corpus], path
     for axes, (corpus, result) in zip(np.ravel(figure.subplots(len(results), 1)), results.items(), strict=True):
         tokens, own = one_tree(result, held[corpus])
         _draw_tree(axes, tree_of(own), tokens)
-        axes.bar(np.arange(len(tokens)) - 0.5, own / max(own.max(), 1e-9), 0.3, bottom=-2.6, color="C2", alpha=0.7)
-        axes.text(-1.2, -2.1, "boundary", ha="right", va="center", fontsize=9, color="C2")
+        # Words stand aslant and need room.
+        low = -2.6 if max(map(len, tokens)) <= 2 else -4.2
+        axes.bar(np.arange(len(tokens)) - 0.5, own / max(own.max(), 1e-9), 0.3, bottom=low, color="C2", alpha=0.7)
+        axes.text(-1.2, low + 0.5, "boundary", ha="right", va="center", fontsize=9, color="C2")
         axes.set_title(f"{corpus}, boundaries from {own.min():.2f} to {own.max():.2f}", fontsize=10)
     plots.save_figure(figure, path)
 
@@ -191,7 +195,8 @@ def draw_trees(results: dict[str, dict[str, Any]], held: dict[str, Corpus], path
 def _draw_tree(axes: Axes, tree: Tree, tokens: Sequence[str]) -> None:
     def place(part: Tree) -> tuple[float, float]:
         if isinstance(part, int):
-            axes.text(part, -0.2, tokens[part], ha="center", va="top", fontsize=10, rotation=35 if wide else 0)
+            slant = {"ha": "right", "rotation": 35, "rotation_mode": "anchor"} if wide else {"ha": "center"}
+            axes.text(part, -0.4, tokens[part], va="top", fontsize=10, **slant)
             return float(part), 0.0
         parts = [place(own) for own in part]
         x, height = float(np.mean([own[0] for own in parts])), 1.0 + max(own[1] for own in parts)
