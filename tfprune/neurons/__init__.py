@@ -1,0 +1,22 @@
+"""Finding neurons: their activations as arrays, rankings across models, and how alike layers are."""
+
+from tfprune.neurons.activations import Activations, activations
+from tfprune.neurons.directions import CanonicalCorrelations, Directions
+from tfprune.neurons.ranking import Ranking
+from tfprune.neurons.rankings import linear_regression, max_correlation, min_correlation
+from tfprune.neurons.similarity import cca, cka, pwcca, svcca
+
+__all__ = [
+    "Activations",
+    "CanonicalCorrelations",
+    "Directions",
+    "Ranking",
+    "activations",
+    "cca",
+    "cka",
+    "linear_regression",
+    "max_correlation",
+    "min_correlation",
+    "pwcca",
+    "svcca",
+]
