@@ -161,7 +161,7 @@ def classes_of(labels: Any, num_points: int, where: str) -> Classes:
     codes = codes.reshape(-1)
     if len(names) < 2:
         raise ValueError(
-            f"{where}: expected labels of two classes or more, received {names[0]!r} for all {num_points} points. "
+            f"{where}: expected labels of two classes or more, received {names.tolist()[0]!r} for all {num_points} points. "
             "There is nothing to tell apart."
         )
     counts = np.bincount(codes)
