@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tfprune.borders import public
+from tfprune.neurons.activations import Activations
 from tfprune.neurons.labelled import Points, points_of
 from tfprune.plots import activation_html, activation_text
 from tfprune.ties import rising_order
@@ -157,7 +158,9 @@ def top_examples(
     found = {}
     for name, chosen in units.items():
         values = points_of(activations[name], "top_examples").values
-        spans = _spans(examples, len(values), getattr(activations, "samples", {}).get(name))
+        # Where samples are points, their numbers say nothing of sentences.
+        cut = isinstance(activations, Activations) and activations.points != "samples"
+        spans = _spans(examples, len(values), activations.samples[name] if cut else None)
         for unit in np.atleast_1d(chosen).tolist():
             found[name, unit] = _best(values[:, unit], spans, num_examples, which)
     return TopExamples(found, which)

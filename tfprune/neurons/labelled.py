@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfprune.neurons.activations import Activations
+from tfprune.neurons.sources import _check_points, _checked_array
 from tfprune.units import LayerValues, describe_unknown
 
 _FEWEST_EXAMPLES = 2
@@ -69,26 +71,14 @@ def points_of(activations: Any, where: str) -> Points:
     """
     if not isinstance(activations, Mapping):
         return Points(_matrix(activations, "", where), None)
-    if not activations:
-        raise ValueError(f"{where}: there are no activations: expected arrays (points, units) by layer name.")
-    matrices = {name: _matrix(own, f" of {name!r}", where) for name, own in activations.items()}
-    if len({len(own) for own in matrices.values()}) > 1:
-        lengths = ", ".join(f"{name} {len(own)}" for name, own in matrices.items())
-        raise ValueError(f"{where}: expected the same points for every layer, received {lengths}.")
-    sizes = {name: own.shape[1] for name, own in matrices.items()}
-    return Points(np.concatenate(list(matrices.values()), axis=1), sizes)
+    named = activations if isinstance(activations, Activations) else Activations(activations)
+    _check_points(f"{where}: activations", named)
+    matrices = [_matrix(own, f" of {name!r}", where) for name, own in named.items()]
+    return Points(np.concatenate(matrices, axis=1), named.sizes)
 
 
 def _matrix(array: Any, of: str, where: str) -> np.ndarray:
-    array = np.asarray(array)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{where}: activations{of} are no numbers but {array.dtype}.")
-    if array.ndim != 2 or 0 in array.shape:
-        raise ValueError(
-            f"{where}: expected activations{of} of the shape (points, units), received {array.shape}. "
-            "Steps and positions count as points: array.reshape(-1, units)."
-        )
-    array = array.astype("float64")
+    array = _checked_array(f"{where}: activations{of}", array).astype("float64")
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         raise ValueError(
@@ -161,8 +151,8 @@ def classes_of(labels: Any, num_points: int, where: str) -> Classes:
     codes = codes.reshape(-1)
     if len(names) < 2:
         raise ValueError(
-            f"{where}: expected labels of two classes or more, received {names.tolist()[0]!r} for all {num_points} points. "
-            "There is nothing to tell apart."
+            f"{where}: expected labels of two classes or more, received {names.tolist()[0]!r} for all {num_points} "
+            "points. There is nothing to tell apart."
         )
     counts = np.bincount(codes)
     if counts.min() < _FEWEST_EXAMPLES:

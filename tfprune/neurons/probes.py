@@ -214,7 +214,9 @@ class Probe:
             raise ValueError(f"ablate: expected one label for each of {num_points} points, received {labels.shape}.")
         unknown = np.setdiff1d(labels, self.classes)
         if unknown.size:
-            raise ValueError(f"ablate: the probe knows no class {unknown.tolist()[0]!r}. Classes: {self.classes.tolist()}.")
+            raise ValueError(
+                f"ablate: the probe knows no class {unknown.tolist()[0]!r}. Classes: {self.classes.tolist()}."
+            )
         return labels
 
 
