@@ -11,6 +11,7 @@ from tfprune.borders import public
 from tfprune.neurons.covariances import principal_axes
 from tfprune.neurons.directions import CanonicalCorrelations, Directions
 from tfprune.neurons.sources import Measured, Source, source_of
+from tfprune.ties import RELATIVE
 
 
 @public
@@ -137,7 +138,8 @@ def pwcca(
     PWCCA = sum_i alpha_i rho_i / sum_i alpha_i, alpha_i = sum_j |<h_i, x_j>|
 
     with the canonical variates h_i of the first layer and its centred neurons x_j, as the paper defines it. So it is
-    not symmetric: take the layer first whose content the question is about.
+    not symmetric: take the layer first whose content the question is about. Linear maps of the second one change
+    nothing, and rotations of the units of the first one a little.
 
     Args:
         representations: as for `svcca`; the first one gives the weights.
@@ -271,13 +273,8 @@ def _standardised(measured: Measured, number: int) -> tuple[np.ndarray, np.ndarr
 def _canonical(source: Source, measured: Measured, kept: list[tuple[np.ndarray, np.ndarray]]) -> CanonicalCorrelations:
     (first, first_inverse), (second, second_inverse) = kept
     between = first.T @ measured.covariance(0, 1) @ second
-    if not between.size:
-        left, found, right = np.zeros((len(between), 0)), np.zeros(0), np.zeros((0, between.shape[1]))
-    else:
-        left, found, right = np.linalg.svd(between, full_matrices=False)
-    # The sign of a direction is free; this one does not hang on the processor.
-    largest = np.argmax(np.abs(left) >= np.abs(left).max(axis=0, initial=0.0) * (1 - 1e-6), axis=0)
-    signs = np.where(np.take_along_axis(left, largest[None], axis=0)[0] < 0, -1.0, 1.0)
+    left, found, right = np.linalg.svd(between, full_matrices=False) if between.size else _nothing(between.shape)
+    signs = _signs(left)
     correlations = np.clip(found, 0.0, 1.0)
     directions = tuple(
         Directions(correlations, whitening @ turned, turned.T @ inverse, measured.moments.means[number], sizes)
@@ -289,3 +286,19 @@ def _canonical(source: Source, measured: Measured, kept: list[tuple[np.ndarray, 
         )
     )
     return CanonicalCorrelations(correlations, directions)
+
+
+def _nothing(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the decomposition of a matrix one of whose sides is 0."""
+    return np.zeros((shape[0], 0)), np.zeros(0), np.zeros((0, shape[1]))
+
+
+def _signs(columns: np.ndarray) -> np.ndarray:
+    """Returns the sign of the largest entry of each column: the sign of a direction is free, and this one is its own.
+
+    Of entries that are equal but for rounding the first counts, so that it does not hang on the processor.
+    """
+    strength = np.abs(columns)
+    largest = strength >= strength.max(axis=0, initial=0.0) * (1 - RELATIVE)
+    first = largest & (np.cumsum(largest, axis=0) == 1)
+    return np.where((columns * first).sum(axis=0) < 0, -1.0, 1.0)

@@ -18,6 +18,7 @@ from tfprune.units import LayerValues
 POINTS_PER_UNIT = 5
 """With fewer points, chance alone makes units alike: the expected R^2 of noise is units / points."""
 _FLOATS_AT_ONCE = 2**22
+_FEWEST_POINTS = 1024
 # Below so much of its mean, the deviation of a unit is the rounding of the sums.
 _ROUNDING = 1e-12
 
@@ -151,7 +152,7 @@ class _Arrays(Source):
         return [sum(block.shape[1] for block in own) for own in self._blocks]
 
     def chunks(self) -> Iterator[list[np.ndarray]]:
-        step = max(1024, _FLOATS_AT_ONCE // max(1, max(self.widths)))
+        step = max(_FEWEST_POINTS, _FLOATS_AT_ONCE // max(self.widths))
         for start in range(0, self._count, step):
             parts = [[block[start : start + step] for block in own] for own in self._blocks]
             yield [own[0] if len(own) == 1 else np.concatenate(own, axis=1) for own in parts]
