@@ -35,6 +35,7 @@ from tfprune.plots.subsets import (
     subset_losses,
     symmetric_range,
 )
+from tfprune.plots.text import activation_html, activation_text
 
 __all__ = [
     "ATTACK_COLOURS",
@@ -50,6 +51,8 @@ __all__ = [
     "TRANSFER_COLOURS",
     "accuracy_against_sparsity",
     "accuracy_against_threshold",
+    "activation_html",
+    "activation_text",
     "angle_histograms",
     "angle_maps",
     "bound_scatter",
