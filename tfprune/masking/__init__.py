@@ -2,6 +2,7 @@
 
 from tfprune.masking.before import has_values_before, masked_before, means_before
 from tfprune.masking.build import ON_NODES, MaskedModel, masked_model, on_nodes_input, refuse_masked, with_on_nodes
+from tfprune.masking.outputs import OutputsUnderMasks, outputs_under_masks
 from tfprune.masking.single import SingleChanges, single_changes
 from tfprune.masking.steps import MaskedSteps
 from tfprune.masking.sweeping import Sweep, sweep
@@ -10,6 +11,7 @@ __all__ = [
     "ON_NODES",
     "MaskedModel",
     "MaskedSteps",
+    "OutputsUnderMasks",
     "SingleChanges",
     "Sweep",
     "has_values_before",
@@ -17,6 +19,7 @@ __all__ = [
     "masked_model",
     "means_before",
     "on_nodes_input",
+    "outputs_under_masks",
     "refuse_masked",
     "single_changes",
     "sweep",
