@@ -20,7 +20,7 @@ from tfprune.graph.rows_kernel import einsum_letters
 from tfprune.graph.rows_shape import layer_classes
 from tfprune.graph.step import Exit
 from tfprune.graph.walk import substituted
-from tfprune.layers import is_plain_recurrent
+from tfprune.layers import RECURRENT, is_plain_recurrent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ def _separable_convolution(layer: Any) -> list[Kernel]:
     return [Kernel(layer=layer, kernel=layer.pointwise_kernel, taps=layer.rank)]
 
 
-@_row(layers.SimpleRNN, layers.GRU, layers.LSTM, layers.RNN)
+@_row(*RECURRENT)
 def _recurrent(layer: Any) -> list[Kernel]:
     if not is_plain_recurrent(layer):
         return []
