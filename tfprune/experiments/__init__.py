@@ -3,6 +3,7 @@
 Each run takes a model and data and returns a frozen record. Nothing is drawn here; `tfprune.plots` draws from records.
 """
 
+from tfprune.experiments.erasing import AblationCurves, ablation_curve, removal_curve
 from tfprune.experiments.grid_results import FailedRun, GridResults, Run, load_grid
 from tfprune.experiments.grids import grid
 from tfprune.experiments.records import FlipPaths, MaskedOutputs, PointGradients, RandomSubsets, Record
@@ -12,6 +13,7 @@ from tfprune.experiments.runs import flip_paths, masked_outputs, plane_grid, poi
 
 __all__ = [
     "REPAIRS",
+    "AblationCurves",
     "FailedRun",
     "FlipPaths",
     "GridResults",
@@ -22,6 +24,7 @@ __all__ = [
     "RemovalGrid",
     "Run",
     "TrainingAfterRemoval",
+    "ablation_curve",
     "accuracy_curves",
     "flip_paths",
     "grid",
@@ -30,6 +33,7 @@ __all__ = [
     "plane_grid",
     "point_gradients",
     "random_subsets",
+    "removal_curve",
     "removal_grid",
     "train_after_removal",
 ]

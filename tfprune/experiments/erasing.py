@@ -220,7 +220,9 @@ def removal_curve(
     _check_predict(metric, predict)
     repairs = [repair] if isinstance(repair, str) or not isinstance(repair, Sequence) else list(repair)
     if calibration is None and any(own != "zero" for own in repairs):
-        raise ValueError("calibration: every repair but 'zero' is fitted on data. Give inputs, best not those of `data`.")
+        raise ValueError(
+            "calibration: every repair but 'zero' is fitted on data. Give inputs, best not those of `data`."
+        )
     cells = [(own, mask) for own in repairs for masks in plan.masks() for mask in masks]
     values, full = [], measure_model(model, data, metric, predict=predict)
     for own, mask in tqdm(cells, desc="removal", leave=False, disable=None):
@@ -378,4 +380,3 @@ def _predicted(
         switch(row)
         values.append(value_of(metric, targets, predict(masked, inputs), f"mask {number}"))
     return np.array(values)
-

@@ -14,6 +14,7 @@ from keras.src import backend
 from tfprune.borders import warn
 from tfprune.compiling import ByLengths, without_retracing_warnings
 from tfprune.data import Batch, as_batches, collect
+from tfprune.graph.walk import functional
 from tfprune.masking import outputs_under_masks, sweep
 from tfprune.objectives import check_classes, sample_loss
 from tfprune.units import LayerValues
@@ -92,9 +93,7 @@ def measure(
         One value per mask, float64 `(num_masks,)`.
     """
     if metric is None:
-        return sweep(
-            model, data, rows, gradients=False, layers=layers, replacement=replacement, progress=False
-        ).losses
+        return sweep(model, data, rows, gradients=False, layers=layers, replacement=replacement, progress=False).losses
     options = {"layers": layers, "replacement": replacement}
     if isinstance(metric, str | keras.metrics.Metric):
         return _streamed(model, data, rows, metric, options)
@@ -145,13 +144,18 @@ def measure_model(
 
 
 def _with_masks(model: keras.Model, inputs: list[Any]) -> tuple[list[Any], list[Any]]:
-    outputs = tree.flatten(model(inputs, training=False))
+    outputs = tree.flatten(model(_as_fed(model, inputs), training=False))
     return outputs, [backend.get_keras_mask(own) for own in outputs]
 
 
 def _outputs(model: keras.Model, inputs: list[np.ndarray]) -> Any:
     with without_retracing_warnings():
-        return model.predict(inputs, verbose=0)
+        return model.predict(_as_fed(model, inputs), verbose=0)
+
+
+def _as_fed(model: keras.Model, inputs: list[Any]) -> Any:
+    """Returns inputs in the structure in which the model takes them."""
+    return tree.pack_sequence_as(functional(model)._inputs_struct, inputs)
 
 
 def refuse_weights(weights: Any) -> None:

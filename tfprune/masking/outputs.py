@@ -13,7 +13,6 @@ from keras import tree
 from keras.src import backend
 
 from tfprune.data import Batch, as_batches
-from tfprune.masking.build import masked_model
 from tfprune.masking.steps import NO_LOSS, MaskedSteps, Steps, pieces
 from tfprune.units import LayerValues
 
