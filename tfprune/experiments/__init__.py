@@ -3,6 +3,7 @@
 Each run takes a model and data and returns a frozen record. Nothing is drawn here; `tfprune.plots` draws from records.
 """
 
+from tfprune.experiments.doses import DoseCurve, dose_curve
 from tfprune.experiments.erasing import AblationCurves, ablation_curve, removal_curve
 from tfprune.experiments.grid_results import FailedRun, GridResults, Run, load_grid
 from tfprune.experiments.grids import grid
@@ -14,6 +15,7 @@ from tfprune.experiments.runs import flip_paths, masked_outputs, plane_grid, poi
 __all__ = [
     "REPAIRS",
     "AblationCurves",
+    "DoseCurve",
     "FailedRun",
     "FlipPaths",
     "GridResults",
@@ -26,6 +28,7 @@ __all__ = [
     "TrainingAfterRemoval",
     "ablation_curve",
     "accuracy_curves",
+    "dose_curve",
     "flip_paths",
     "grid",
     "load_grid",

@@ -122,7 +122,7 @@ def measure_model(
     if callable(metric) and not isinstance(metric, keras.metrics.Metric):
         inputs, targets, weights = collect(batches)
         refuse_weights(weights)
-        outputs = _outputs(model, inputs) if predict is None else predict(model, inputs)
+        outputs = run_model(model, inputs) if predict is None else predict(model, inputs)
         return value_of(metric, targets, outputs, f"model {model.name!r}")
     run, found, total, count = ByLengths(lambda inputs: _with_masks(model, inputs)), None, 0.0, 0
     per_sample = sample_loss(model, loss) if metric is None else None
@@ -148,7 +148,8 @@ def _with_masks(model: keras.Model, inputs: list[Any]) -> tuple[list[Any], list[
     return outputs, [backend.get_keras_mask(own) for own in outputs]
 
 
-def _outputs(model: keras.Model, inputs: list[np.ndarray]) -> Any:
+def run_model(model: keras.Model, inputs: list[np.ndarray]) -> Any:
+    """Returns what a model gives out for some inputs, a list of one array per input."""
     with without_retracing_warnings():
         return model.predict(_as_fed(model, inputs), verbose=0)
 

@@ -59,6 +59,7 @@ class StepPositions(layers.Layer):
     def __init__(self, positions, **kwargs):
         super().__init__(**kwargs)
         self.positions = [int(position) for position in positions]
+        self.supports_masking = True
 
     def call(self, sequences):
         steps = ops.shape(sequences)[1]
@@ -66,6 +67,9 @@ class StepPositions(layers.Layer):
         places = ops.arange(0, steps, dtype="int32")
         found = [ops.cast(ops.equal(places, position), "float32") for position in wanted]
         return ops.max(ops.stack(found), axis=0)[None]
+
+    def compute_mask(self, sequences, previous_mask=None):
+        return None
 
     def compute_output_spec(self, sequences):
         return keras.KerasTensor((1, sequences.shape[1]), dtype="float32")

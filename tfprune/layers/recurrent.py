@@ -7,7 +7,7 @@ from typing import Any
 
 from keras import layers, ops
 
-from tfprune.layers.masks import at_steps, package
+from tfprune.layers.masks import package
 from tfprune.layers.on_lstm import ONLSTM
 from tfprune.layers.on_lstm_cell import ONLSTMCell
 from tfprune.layers.steps import initial_states, recurrence
@@ -40,7 +40,9 @@ def _masked_rnn(
 
     def step(inputs: Any, states: list[Any]) -> tuple[Any, Any]:
         inputs, at = inputs if positions is not None else (inputs, None)
-        entering = at_steps(states[0], change(states[0]), at)
+        entering = change(states[0])
+        if at is not None:
+            entering = states[0] + ops.cast(at, entering.dtype) * (entering - states[0])
         return layer.cell(inputs, [entering, *states[1:]], training=training)
 
     options = {"zero_output_for_mask": layer.zero_output_for_mask, "return_all_outputs": layer.return_sequences}
@@ -51,12 +53,15 @@ def _masked_rnn(
 
 
 def _entering(layer: layers.RNN, positions: Any, sequences: Any) -> Any:
-    """Returns for every step, in the order of time, whether the state that enters it is one of `positions`."""
+    """Returns for every step, in the order of time, whether the state that enters it is one of `positions`.
+
+    The shape is `(batch, steps, 1)`.
+    """
     at = ops.broadcast_to(ops.cast(positions, "float32"), ops.shape(sequences)[:2])
     none = ops.zeros_like(at[:, :1])
     # What enters a step is the output of the step before it, and the first of all is none of the outputs.
     own = [at[:, 1:], none] if layer.go_backwards else [none, at[:, :-1]]
-    return ops.concatenate(own, axis=1)
+    return ops.concatenate(own, axis=1)[..., None]
 
 
 def entering_states(layer: layers.RNN, sequences: Any, initial_state: Any = None, mask: Any = None) -> tuple[Any, Any]:
