@@ -166,7 +166,8 @@ class MaskedBuilder:
         place = MaskedPlace(self, on_nodes)
         outputs = run(model, inputs, place.call, enter=place.enter)
         outputs = tree.pack_sequence_as(graph._outputs_struct, outputs)
-        return keras.Model([*inputs, on_nodes] if fixed is None else inputs, outputs, name=name)
+        given = [*inputs, on_nodes] if fixed is None else tree.pack_sequence_as(graph._inputs_struct, inputs)
+        return keras.Model(given, outputs, name=name)
 
     def copy(self, operation: Any) -> Any:
         """Returns the copy that stands for an operation in the masked model; the same one for every call of it."""

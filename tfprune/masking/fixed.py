@@ -89,8 +89,8 @@ class HomeModel(NamedTuple):
     """A model whose units are replaced where they show.
 
     Attributes:
-        model: takes the inputs of the original, and behind them `on_nodes` if it is no weight, and `positions` if
-            asked for.
+        model: takes the inputs of the original as they are; or a list of them, and behind them `on_nodes` if it is no
+            weight, and `positions` if asked for.
         switch: takes a row `(num_columns,)`, 1 on and 0 off, one number for each entry of the stand-ins in turn; None
             where the model has the input `on_nodes`.
     """
@@ -211,7 +211,10 @@ class _HomeBuilder:
         asked = [keras.Input((None,), name=POSITIONS)] if self.positions == "input" else []
         place = _HomePlace(self, on_nodes, asked[0] if asked else None)
         outputs = tree.pack_sequence_as(graph._outputs_struct, run(model, inputs, place.call))
-        return keras.Model([*inputs, *([on_nodes] if fixed is None else []), *asked], outputs, name=name)
+        given = [*inputs, *([on_nodes] if fixed is None else []), *asked]
+        if len(given) == len(inputs):
+            given = tree.pack_sequence_as(graph._inputs_struct, inputs)
+        return keras.Model(given, outputs, name=name)
 
     def copy(self, operation: Any) -> Any:
         """Returns the copy that stands for an operation; the same one for every call of it."""
