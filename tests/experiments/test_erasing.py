@@ -191,6 +191,41 @@ def test_removal_follows_the_same_order_and_each_repair_its_own_curve():
         removal_curve(model, (X, Y), SCORES)
 
 
+@pytest.mark.parametrize("replacement", ["zero", "mean"])
+def test_directions_are_taken_out_where_the_units_show(replacement):
+    model, other = net(), net()
+    other.set_weights([own + 0.3 for own in other.get_weights()])
+    found = tfp.neurons.svcca([model, other], X, layers="first", variance=1.0, progress=False)
+    directions = found.directions[0]
+    hidden = np.asarray(keras.Model(model.inputs[0], model.get_layer("first").output)(X), "float64")
+    head = keras.Sequential([model.get_layer("second"), model.get_layer("classes")])
+    mean = directions.mean if replacement == "mean" else 0.0
+    count = len(directions)
+    options = {"steps": count, "order": ("top", "bottom"), "replacement": replacement}
+    curves = ablation_curve(model, (X, Y), directions, metric=share_right, **options)
+    losses = ablation_curve(model, (X, Y), directions, **options)
+    decoded = ablation_curve(
+        model, (X, Y), directions, metric=share_right, predict=lambda own, x: own.predict(x[0], verbose=0), **options
+    )
+    for number, order in enumerate((np.arange(count), np.arange(count)[::-1])):
+        for step in range(count + 1):
+            gone = order[:step]
+            left = hidden - (hidden - mean) @ directions.transform[:, gone] @ directions.inverse[gone]
+            outputs = np.asarray(head(left.astype("float32")))
+            np.testing.assert_allclose(curves.values[number, step], share_right(Y, outputs), atol=1e-6)
+            loss = -np.log(outputs[np.arange(len(Y)), Y]).mean()
+            np.testing.assert_allclose(losses.values[number, step], loss, rtol=1e-3)
+    np.testing.assert_allclose(decoded.values, curves.values)
+
+
+def test_directions_of_several_groups_or_of_arrays_have_no_place():
+    several = tfp.neurons.svcca([net(), net()], X, progress=False).directions[0]
+    with pytest.raises(ValueError, match="combine the units of one group; received first, second"):
+        ablation_curve(net(), (X, Y), several)
+    with pytest.raises(ValueError, match="received no names"):
+        ablation_curve(net(), (X, Y), tfp.neurons.svcca([X, X]).directions[0])
+
+
 BAD = {
     "order: expected one or several of top": dict(order="middle"),
     "replacement: expected 'zero', 'mean' or numbers": dict(replacement="noise"),

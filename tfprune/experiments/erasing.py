@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,7 +16,8 @@ from tfprune.experiments.metrics import Metric, check_metric, measure, measure_m
 from tfprune.experiments.records import Record
 from tfprune.files import run_information
 from tfprune.graph import unit_groups
-from tfprune.masking import fixed_model
+from tfprune.masking import StandIn, fixed_model, replaced_at_homes
+from tfprune.neurons import Directions
 from tfprune.objectives import sample_loss
 from tfprune.statistics import exit_means
 from tfprune.surgery import remove
@@ -115,7 +116,9 @@ def ablation_curve(
         model: a Sequential or functional model. It is not changed.
         data: inputs and targets, whatever `model.fit` takes.
         ranking: scores of the units, higher is more important: LayerValues (of any saliency), or what a ranking of
-            `tfprune.neurons` returned. Units of groups that it leaves out stay. Equal scores go by index.
+            `tfprune.neurons` returned. Units of groups that it leaves out stay. Equal scores go by index. Or
+            `Directions` of one group, of `neurons.svcca` and its like: directions are then erased where the units show,
+            instead of units where they are read.
         order: which units go first, one or several of "top" (those with the highest scores), "bottom", "random".
         replacement: what stands in for an erased unit where it is read: "zero", "mean" (over `data`), or numbers by
             group name, as for `with_on_nodes`.
@@ -153,17 +156,19 @@ def ablation_curve(
     if metric is None:
         sample_loss(model)
     _check_predict(metric, predict)
-    word, means = _replacement(model, data, replacement, plan)
     rows, places = np.unique(plan.masks().reshape(-1, plan.num_units), axis=0, return_inverse=True)
+    erased = (
+        _Directions(model, ranking, replacement) if plan.is_of_directions else _Units(model, data, replacement, plan)
+    )
     if predict is None:
-        values = measure(model, data, rows, metric, plan.layers, means)
+        values = measure(erased.masked, data, rows, metric, loss=model.loss, **erased.options)
     else:
-        values = _predicted(model, data, rows, metric, plan.layers, means, predict)
+        values = _predicted(model, data, rows, metric, erased.fixed(), predict)
     settings = {"metric": name_of(metric), "num_units": plan.num_units, "groups": list(plan.layers), "seed": seed}
     return AblationCurves(
         settings={**settings, **run_information()},
         orders=np.array(plan.orders),
-        erased=np.array([word] * len(plan.orders)),
+        erased=np.array([erased.word] * len(plan.orders)),
         num_off=plan.counts,
         values=values[places.ravel()].reshape(len(plan.orders), -1),
     )
@@ -255,10 +260,11 @@ class _Plan:
         seed: int,
         keep_last: bool = False,
     ):
+        self.is_of_directions = isinstance(ranking, Directions)
         graph = unit_groups(model)
-        scores = check_scores(graph, ranking)
-        self.layers = graph.choose(tuple(scores))
-        self._sizes = {name: graph[name].size for name in self.layers}
+        scores = _one_group(ranking) if self.is_of_directions else check_scores(graph, ranking)
+        self.layers = tuple(scores)
+        self._sizes = {name: len(own) for name, own in scores.items()}
         self.num_units = scores.size
         orders = [order] if isinstance(order, str) else list(order)
         unknown = [own for own in orders if own not in ORDERS]
@@ -351,15 +357,65 @@ def _check_predict(metric: Metric, predict: Any) -> None:
         )
 
 
-def _replacement(
-    model: keras.Model, data: Any, replacement: str | Mapping[str, np.ndarray], plan: _Plan
-) -> tuple[str, LayerValues | None]:
-    """Returns the word for a replacement, and its numbers; None for zero."""
+def _one_group(ranking: Directions) -> LayerValues:
+    """Returns the scores of directions by the name of the one group whose units they combine."""
+    if ranking.sizes is None or len(ranking.sizes) != 1:
+        received = "no names (they were made of arrays)" if ranking.sizes is None else ", ".join(ranking.sizes)
+        raise ValueError(
+            f"ranking: directions can be erased if they combine the units of one group; received {received}. Give "
+            "neurons.svcca the activations, or the models, with one name in `layers`."
+        )
+    if not len(ranking):
+        raise ValueError("ranking: it has no directions, since the units never change.")
+    return LayerValues({next(iter(ranking.sizes)): ranking.scores})
+
+
+class _Units:
+    """Units that are replaced where they are read."""
+
+    def __init__(self, model: keras.Model, data: Any, replacement: str | Mapping[str, np.ndarray], plan: _Plan):
+        self.word, self.masked = _word(replacement), model
+        means = None
+        if isinstance(replacement, Mapping):
+            means = check_like(replacement, unit_groups(model).sizes, "replacement", partial=True)
+        elif replacement == "mean":
+            means = exit_means(model, data, layers=plan.layers)
+        self.options = {"layers": plan.layers, "replacement": means}
+
+    def fixed(self) -> tuple[keras.Model, Callable[[np.ndarray], None]]:
+        """Returns a model with the inputs of the original, and what puts a mask into it."""
+        return fixed_model(self.masked, **self.options)
+
+
+class _Directions:
+    """Directions that are taken out where the units show."""
+
+    def __init__(self, model: keras.Model, ranking: Directions, replacement: str | Mapping[str, np.ndarray]):
+        self.word = _word(replacement)
+        if isinstance(replacement, Mapping):
+            raise ValueError("replacement: of directions it is 'zero' or 'mean'; received numbers by group name.")
+        means = ranking.mean if replacement == "mean" else np.zeros_like(ranking.mean)
+        off = np.ones(len(ranking), bool)
+        stand_in = StandIn(means, off, directions=(ranking.transform, ranking.inverse))
+        self._model, self._stand_ins = model, {next(iter(ranking.sizes)): stand_in}
+        self.options: dict[str, Any] = {"layers": None, "replacement": None}
+
+    @property
+    def masked(self) -> keras.Model:
+        """A model whose input `on_nodes` has a column for each direction."""
+        return replaced_at_homes(self._model, self._stand_ins, fixed=False).model
+
+    def fixed(self) -> tuple[keras.Model, Callable[[np.ndarray], None]]:
+        """Returns a model with the inputs of the original, and what puts a mask into it."""
+        return replaced_at_homes(self._model, self._stand_ins)
+
+
+def _word(replacement: str | Mapping[str, np.ndarray]) -> str:
     if isinstance(replacement, Mapping):
-        return "given numbers", check_like(replacement, unit_groups(model).sizes, "replacement", partial=True)
+        return "given numbers"
     if replacement not in ("zero", "mean"):
         raise ValueError(f"replacement: expected 'zero', 'mean' or numbers by group name, received {replacement!r}.")
-    return replacement, exit_means(model, data, layers=plan.layers) if replacement == "mean" else None
+    return replacement
 
 
 def _predicted(
@@ -367,14 +423,13 @@ def _predicted(
     data: Any,
     rows: np.ndarray,
     metric: Callable,
-    layers: Iterable[str],
-    replacement: LayerValues | None,
+    fixed: tuple[keras.Model, Callable[[np.ndarray], None]],
     predict: Callable,
 ) -> np.ndarray:
     """Measures masks one by one, by a function that gives the outputs of a model."""
     inputs, targets, weights = collect(as_batches(data, model, targets="required"))
     refuse_weights(weights)
-    masked, switch = fixed_model(model, layers, replacement)
+    masked, switch = fixed
     values = []
     for number, row in enumerate(tqdm(rows, desc="masks", leave=False, disable=None)):
         switch(row)

@@ -15,7 +15,7 @@ from tfprune.borders import warn
 from tfprune.compiling import ByLengths, without_retracing_warnings
 from tfprune.data import Batch, as_batches, collect
 from tfprune.graph.walk import functional
-from tfprune.masking import outputs_under_masks, sweep
+from tfprune.masking import on_nodes_input, outputs_under_masks, sweep
 from tfprune.objectives import check_classes, sample_loss
 from tfprune.units import LayerValues
 
@@ -76,34 +76,48 @@ def measure(
     data: Any,
     rows: np.ndarray,
     metric: Metric,
-    layers: Iterable[str],
+    *,
+    loss: Any,
+    layers: Iterable[str] | None,
     replacement: LayerValues | None,
 ) -> np.ndarray:
     """Measures a metric under each of many masks.
 
     Args:
-        model: a Sequential or functional model.
+        model: a Sequential or functional model, or one that has the input `on_nodes` already.
         data: inputs and targets.
         rows: masks `(num_masks, num_units)`.
         metric: see `check_metric`.
-        layers: the groups whose units are the columns.
+        loss: the loss that None is.
+        layers: the groups whose units are the columns; None for a model that has the input already.
         replacement: what stands in for a unit that is off; None for zero.
 
     Returns:
         One value per mask, float64 `(num_masks,)`.
     """
+    options = {"layers": layers, "replacement": replacement}
     if metric is None:
         return sweep(model, data, rows, gradients=False, layers=layers, replacement=replacement, progress=False).losses
     options = {"layers": layers, "replacement": replacement}
     if isinstance(metric, str | keras.metrics.Metric):
         return _streamed(model, data, rows, metric, options)
-    batches = as_batches(data, model, targets="required")
+    batches = as_batches(data, _plain_inputs(model), targets="required")
     refuse_weights(next(iter(batches)).weights)
     num_points = batches.num_samples or sum(len(batch.inputs[0]) for batch in batches)
     floats = num_points * sum(int(np.prod([n or 64 for n in tensor.shape[1:]])) for tensor in model.outputs)
     at_once = int(np.clip(_MOST_FLOATS // max(floats, 1), 1, len(rows)))
     starts = range(0, len(rows), at_once)
     return np.concatenate([_held(model, data, rows[start : start + at_once], metric, options) for start in starts])
+
+
+def _plain_inputs(model: keras.Model) -> list[Any]:
+    """Returns the inputs of a model without `on_nodes`."""
+    return [tensor for number, tensor in enumerate(model.inputs) if number != on_nodes_input(model)]
+
+
+def _given(model: keras.Model, loss: Any) -> Any:
+    """Returns the loss to give for a model: None where the model was compiled with it, weights of outputs included."""
+    return None if getattr(model, "compiled", False) else loss
 
 
 def measure_model(

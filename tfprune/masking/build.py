@@ -94,6 +94,11 @@ def masked_model(
     return MaskedModel(masked, sizes, builder.replace if builder.replaceable else None)
 
 
+def masked_already(model: keras.Model, layers: None = None, replacement: None = None) -> MaskedModel:
+    """Returns a model that has the input `on_nodes`, as `masked_model` does one that gets it."""
+    return MaskedModel(model, {ON_NODES: model.inputs[on_nodes_input(model)].shape[1]}, None)
+
+
 def refuse_masked(model: keras.Model) -> None:
     """Raises ValueError if `model` has an `on_nodes` input already."""
     if on_nodes_input(model) is not None:

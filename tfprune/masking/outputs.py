@@ -13,6 +13,7 @@ from keras import tree
 from keras.src import backend
 
 from tfprune.data import Batch, as_batches
+from tfprune.masking.build import masked_already, masked_model, on_nodes_input
 from tfprune.masking.steps import NO_LOSS, MaskedSteps, Steps, pieces
 from tfprune.units import LayerValues
 
@@ -60,7 +61,7 @@ def outputs_under_masks(
     """Yields what a model gives out under each of many masks, a chunk of points at a time.
 
     Args:
-        model: a Sequential or functional model.
+        model: a Sequential or functional model, or one that has the input `on_nodes` already.
         data: inputs and targets, whatever `model.fit` takes.
         masks: `(num_masks, num_units)`, 1 on and 0 off, the columns those of `layers`.
         layers: which units have a column, as for `with_on_nodes`.
@@ -70,7 +71,8 @@ def outputs_under_masks(
         Outputs, chunk by chunk; every chunk of points comes with all masks before the next one does.
     """
     layers = layers if layers is None or isinstance(layers, str) else tuple(layers)
-    _, runner = _runners.get(model, NO_LOSS, layers, replacement)
+    build = masked_model if on_nodes_input(model) is None else masked_already
+    _, runner = _runners.get(model, NO_LOSS, layers, replacement, build=build)
     masks = np.asarray(masks, "float32")
     batches = as_batches(data, runner.inputs, batch_size=runner.points_at_once)
     for batch in pieces(batches, runner.points_at_once, lambda targets: None):

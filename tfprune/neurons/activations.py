@@ -119,7 +119,8 @@ def activations(
 
     The data go through the model once, in chunks. A group is looked at where its units show (their home: behind the
     batch norm and the activation that follow its first layer alone), another layer where it gives out its first output.
-    Where a unit has several channels (grouped convolutions), its activation is their mean.
+    Where a unit has several channels (grouped convolutions), its activation is their mean. Of a `Bidirectional` layer
+    the group shows the forward direction; `name/backward` names the other one.
 
     Steps that Keras masks (`Masking`, `Embedding(mask_zero=True)`) are no points, as far as Keras hands the mask on: a
     convolution drops it. A sample of which every step is masked is no point either. A layer that is called several
