@@ -97,8 +97,7 @@ def measure(
     """
     options = {"layers": layers, "replacement": replacement}
     if metric is None:
-        return sweep(model, data, rows, gradients=False, layers=layers, replacement=replacement, progress=False).losses
-    options = {"layers": layers, "replacement": replacement}
+        return sweep(model, data, rows, loss=_given(model, loss), gradients=False, progress=False, **options).losses
     if isinstance(metric, str | keras.metrics.Metric):
         return _streamed(model, data, rows, metric, options)
     batches = as_batches(data, _plain_inputs(model), targets="required")
