@@ -45,6 +45,7 @@ __all__ = [
     "keep_top",
     "layers",
     "neurons",
+    "neurons",
     "plots",
     "relevance",
     "remove",

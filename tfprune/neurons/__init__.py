@@ -3,6 +3,7 @@
 from tfprune.neurons.activations import Activations, activations
 from tfprune.neurons.class_means import Selectivity, probeless, selectivity
 from tfprune.neurons.clusters import Clusters, clusters
+from tfprune.neurons.control import class_shift, control
 from tfprune.neurons.control_tasks import control_labels
 from tfprune.neurons.directions import CanonicalCorrelations, Directions
 from tfprune.neurons.examples import Example, TopExamples, top_examples
@@ -29,6 +30,8 @@ __all__ = [
     "activations",
     "cca",
     "cka",
+    "class_shift",
+    "control",
     "clusters",
     "conductance",
     "control_labels",
