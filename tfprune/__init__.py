@@ -45,7 +45,6 @@ __all__ = [
     "keep_top",
     "layers",
     "neurons",
-    "neurons",
     "plots",
     "relevance",
     "remove",
