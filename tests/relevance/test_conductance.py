@@ -189,11 +189,11 @@ def test_scores_where_a_unit_has_several_channels(name):
     """They raised, as the channels that show were taken for as many as the kernel's."""
     model = NETS[name]()
     x = inputs_for(model)[0]
-    found = conductance(model, x, target=0, steps=16)
-    for score in (tfp.saliency.conductance, tfp.saliency.relevance):
-        scores = score(model, x, target=0)
-        assert scores.names == found.scores.names and (scores.flat > 0).all()
-    np.testing.assert_allclose(tfp.saliency.conductance(model, x, target=0).flat, found.scores.flat, rtol=1e-5)
+    found = conductance(model, x, target=0, steps=2)
+    scores = tfp.saliency.conductance(model, x, target=0, steps=2)
+    np.testing.assert_allclose(scores.flat, found.scores.flat, rtol=1e-5)
+    scores = tfp.saliency.relevance(model, x, target=0)
+    assert scores.names == found.scores.names and (scores.flat > 0).all()
 
 
 def test_units_of_both_directions(generator):
