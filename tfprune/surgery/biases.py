@@ -7,6 +7,7 @@ as wide as it has channels. With other numbers of units other lengths coincide, 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,19 +34,18 @@ _SUMS = (layers.Add, numpy_operations.Add)
 
 
 def moved_biases(rebuilt: Rebuild) -> list[str]:
-    """Returns for every bias that Keras adds along one axis in the original and along another in the new model why."""
+    """Returns what there is to say of every bias that goes astray in one of both models, the original or the other."""
     told = []
     for node in flat_nodes(rebuilt.graph.model):
-        sums = zip(_sums(node), _sums(rebuilt.nodes[id(node)]), strict=True)
-        for models in sums:
-            axes = [_axes(*shapes) for shapes in models]
+        # A repair may have added a bias.
+        for old, new in itertools.zip_longest(_sums(node), _sums(rebuilt.nodes[id(node)])):
+            axes = [None if own is None else _taken_axis(*own) for own in (old, new)]
             if axes[0] != axes[1]:
-                where = int(axes[1][0] != axes[1][1])
-                own, taken = axes[where]
-                name, model = node.operation.name, ("original", "new model")[where]
+                model, taken = ("original", axes[0]) if axes[1] is None else ("new model", axes[1])
+                length = (old if axes[1] is None else new)[0][taken]
                 told.append(
-                    f"{name!r} adds a bias along axis {own}, which Keras takes for one of axis {taken} in the {model}, "
-                    f"where both are {models[where][0][taken]} long, so that it computes something else"
+                    f"{node.operation.name!r} adds a bias that Keras takes for one of axis {taken} in the {model}, "
+                    f"where that is as long as its own, {length}, so that the new model computes something else"
                 )
     return list(dict.fromkeys(told))
 
@@ -88,14 +88,14 @@ def _projections(node: Any, layer: Any) -> Iterator[tuple[Shape, Shape]]:
             yield (*given[name].shape[:-1], *heads), tuple(dense.bias.shape)
 
 
-def _axes(tensor: Shape, bias: Shape) -> tuple[int, int]:
-    """Returns the axis of the tensor along which a bias belongs, and the one along which Keras adds it; 0 for any."""
+def _taken_axis(tensor: Shape, bias: Shape) -> int | None:
+    """Returns the axis of a tensor along which Keras adds a bias, if it is not that along which the bias lies."""
     long = [axis for axis, length in enumerate(bias) if length is None or length > 1]
     if len(long) != 1 or bias[long[0]] is None or len(tensor) < 2:
-        return 0, 0
+        return None
     own, length = len(tensor) - len(bias) + long[0], bias[long[0]]
     taken = len(tensor) - 1 if tensor[-1] == length else 1 if tensor[1] == length else own
-    return (own, taken) if taken != own and _is_taken(tensor, bias) else (own, own)
+    return taken if taken != own and _is_taken(tensor, bias) else None
 
 
 def _is_taken(tensor: Shape, bias: Shape) -> bool:
