@@ -109,6 +109,24 @@ CALLS = {
     "experiments.random_subsets": lambda model: experiments.random_subsets(
         model, (X, Y), probability=0.5, num_subsets=4, seed=0, progress=False
     ),
+    "experiments.ablation_curve": lambda model: experiments.ablation_curve(
+        model, (X, Y), saliency.weight_norm(model), steps=3, metric="accuracy"
+    ),
+    "experiments.ablation_curve, predict": lambda model: experiments.ablation_curve(
+        model,
+        (X, Y),
+        saliency.weight_norm(model),
+        steps=3,
+        metric=lambda targets, outputs: float(outputs.mean()),
+        predict=lambda own, inputs: np.asarray(own(inputs[0])),
+    ),
+    "experiments.dose_curve": lambda model: experiments.dose_curve(
+        model, (X, Y), "first[0]", [1.0], measured=lambda outputs: outputs.argmax(axis=-1)
+    ),
+    "neurons.activations": lambda model: neurons.activations(model, X, progress=False),
+    "neurons.conductance": lambda model: neurons.conductance(model, X[:20], layers="first"),
+    "neurons.control": lambda model: neurons.control(model, "first[0]", z=1.0, data=X),
+    "neurons.max_correlation": lambda model: neurons.max_correlation([model, model], X, layers="first", progress=False),
     "experiments.point_gradients": lambda model: experiments.point_gradients(model, (X, Y)),
     "training.PruneDuringTraining": fitted(
         lambda model: training.PruneDuringTraining(
