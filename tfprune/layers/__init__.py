@@ -1,6 +1,7 @@
 """Layers: units switched off by `on_nodes`, stand-ins for layers that look across units; the ordered neurons LSTM."""
 
 from tfprune.layers.attention import MaskedMultiHeadAttention, attended_heads
+from tfprune.layers.fixed import DirectionReplacement, FixedOnNodes, StepPositions
 from tfprune.layers.masks import MeanReplacement, TakeUnits
 from tfprune.layers.on_lstm import ONLSTM, MasterGates
 from tfprune.layers.on_lstm_cell import ONLSTMCell
@@ -8,6 +9,8 @@ from tfprune.layers.recurrent import RECURRENT, MaskedBidirectional, MaskedRNN, 
 from tfprune.layers.twins import MaskedLayerNormalization, Twin
 
 __all__ = [
+    "DirectionReplacement",
+    "FixedOnNodes",
     "ONLSTM",
     "ONLSTMCell",
     "RECURRENT",
@@ -17,6 +20,7 @@ __all__ = [
     "MaskedRNN",
     "MasterGates",
     "MeanReplacement",
+    "StepPositions",
     "TakeUnits",
     "Twin",
     "attended_heads",

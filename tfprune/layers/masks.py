@@ -17,6 +17,32 @@ def along(row: Any, axis: int, rank: int, dtype: str) -> Any:
     return ops.reshape(ops.cast(row, dtype), shape)
 
 
+def replaced(h: Any, on: Any, replacement: Any, relative: bool = False, directions: tuple | None = None) -> Any:
+    """Returns `h`, shape `(..., units)`, with what is off replaced; the other arguments broadcast to it.
+
+    Args:
+        h: the units.
+        on: 1 on, 0 off, or a mixture; one per direction where there are `directions`.
+        replacement: what stands in for a unit that is off, one per unit.
+        relative: whether it is added to the unit instead.
+        directions: `(units, k)` and `(k, units)`. What is off are then not units but the coordinates
+            `(h - replacement) @ first`, which the second brings back to the units; None for units.
+    """
+    if directions is not None:
+        outwards, back = directions
+        return h + ops.matmul((on - 1) * ops.matmul(h - replacement, outwards), back)
+    if relative:
+        replacement = h + replacement
+    return replacement + on * (h - replacement)
+
+
+def at_steps(h: Any, changed: Any, positions: Any) -> Any:
+    """Returns `changed` at the steps where `positions`, `(batch or 1, steps)`, is 1, and `h` where it is 0."""
+    if positions is None:
+        return changed
+    return h + ops.cast(positions, h.dtype)[..., None] * (changed - h)
+
+
 @package
 class MeanReplacement(layers.Layer):
     """Switches units off: `replacement + on_nodes * (h - replacement)`.
@@ -26,11 +52,14 @@ class MeanReplacement(layers.Layer):
 
     Args:
         axis: the axis of `h` that holds the units: -1, or 1 for `channels_first`. Not the batch axis.
+        relative: whether `replacement` is added to a unit that is off instead of standing for it: `h + replacement`.
         **kwargs: passed on to `keras.layers.Layer`.
 
     Call arguments:
         h: any tensor of shape `(batch, ..., units, ...)`.
         on_nodes: shape `(batch, units)` or `(1, units)`; 1 is on, 0 is off, anything between is a mixture.
+        positions: for `h` of shape `(batch, steps, units)`: `(batch or 1, steps)`, 1 at the steps where `on_nodes`
+            counts, 0 where all units are on; None for all steps.
 
     Raises:
         ValueError: if `on_nodes` does not have one column per unit, or `axis` is the batch axis.
@@ -43,14 +72,15 @@ class MeanReplacement(layers.Layer):
     weights and units in neural networks" (2018), section 4.
     """
 
-    def __init__(self, axis: int = -1, **kwargs):
+    def __init__(self, axis: int = -1, relative: bool = False, **kwargs):
         super().__init__(**kwargs)
         if axis == 0:
             raise ValueError("MeanReplacement: axis 0 is the batch axis. Give the axis of the units, usually -1 or 1.")
         self.axis = axis
+        self.relative = relative
         self.supports_masking = True
 
-    def build(self, h_shape, on_nodes_shape=None):
+    def build(self, h_shape, on_nodes_shape=None, positions_shape=None):
         units = h_shape[self.axis]
         if units is None:
             raise ValueError(f"{self.name}: axis {self.axis} of shape {h_shape} has no fixed length to count units on.")
@@ -61,17 +91,17 @@ class MeanReplacement(layers.Layer):
             )
         self.replacement = self.add_weight(name="replacement", shape=(units,), initializer="zeros", trainable=False)
 
-    def call(self, h, on_nodes):
+    def call(self, h, on_nodes, positions=None):
         rank = len(h.shape)
         on = along(on_nodes, self.axis, rank, h.dtype)
         replacement = along(self.replacement[None], self.axis, rank, h.dtype)
-        return replacement + on * (h - replacement)
+        return at_steps(h, replaced(h, on, replacement, self.relative), positions)
 
-    def compute_output_shape(self, h_shape, on_nodes_shape=None):
+    def compute_output_shape(self, h_shape, on_nodes_shape=None, positions_shape=None):
         return h_shape
 
     def get_config(self):
-        return {**super().get_config(), "axis": self.axis}
+        return {**super().get_config(), "axis": self.axis, "relative": self.relative}
 
 
 @package

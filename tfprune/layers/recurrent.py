@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from keras import layers, ops
@@ -23,23 +24,44 @@ def is_plain_recurrent(layer: Any) -> bool:
 
 
 def _masked_rnn(
-    layer: layers.RNN, row: Any, replacement: Any, sequences: Any, initial_state: Any, mask: Any, training: Any
+    layer: layers.RNN,
+    change: Callable[[Any], Any],
+    sequences: Any,
+    initial_state: Any,
+    mask: Any,
+    training: Any,
+    positions: Any = None,
 ) -> Any:
-    """Runs a recurrent layer whose state h is masked as it enters each step. Returns `(last, outputs, states)`."""
+    """Runs a recurrent layer whose state h is changed as it enters each step. Returns `(last, outputs, states)`."""
     states = initial_states(layer, sequences, initial_state)
-    if row is None:
-        row = ops.ones((1, layer.cell.units))
-    on = ops.cast(row, layer.compute_dtype)
+    read = sequences
+    if positions is not None:
+        read = (sequences, _entering(layer, positions, sequences))
 
     def step(inputs: Any, states: list[Any]) -> tuple[Any, Any]:
-        entering = replacement + on * (states[0] - replacement)
+        inputs, at = inputs if positions is not None else (inputs, None)
+        entering = change(states[0])
+        if at is not None:
+            entering = states[0] + ops.cast(at, entering.dtype) * (entering - states[0])
         return layer.cell(inputs, [entering, *states[1:]], training=training)
 
     options = {"zero_output_for_mask": layer.zero_output_for_mask, "return_all_outputs": layer.return_sequences}
     layer._maybe_config_dropout_masks(layer.cell, sequences[:, 0, :], states)
-    found = recurrence(layer, sequences, states, mask, step, **options)
+    found = recurrence(layer, read, states, mask, step, **options)
     layer._maybe_reset_dropout_masks(layer.cell)
     return found
+
+
+def _entering(layer: layers.RNN, positions: Any, sequences: Any) -> Any:
+    """Returns for every step, in the order of time, whether the state that enters it is one of `positions`.
+
+    The shape is `(batch, steps, 1)`.
+    """
+    at = ops.broadcast_to(ops.cast(positions, "float32"), ops.shape(sequences)[:2])
+    none = ops.zeros_like(at[:, :1])
+    # What enters a step is the output of the step before it, and the first of all is none of the outputs.
+    own = [at[:, 1:], none] if layer.go_backwards else [none, at[:, :-1]]
+    return ops.concatenate(own, axis=1)[..., None]
 
 
 def entering_states(layer: layers.RNN, sequences: Any, initial_state: Any = None, mask: Any = None) -> tuple[Any, Any]:
@@ -68,25 +90,52 @@ def _mask_of(mask: Any, sequences_mask: Any, initial_state: Any) -> Any:
     return sequences_mask if mask is None and initial_state is None else mask
 
 
+class _RecurrentTwin(Twin):
+    def _change(self, row: int, on_nodes: list) -> Callable[[Any], Any]:
+        """Returns what happens to the state h as it enters a step."""
+        if on_nodes[row] is None:
+            return lambda h: h
+        on = ops.cast(on_nodes[row], self.layer.compute_dtype)
+        return lambda h: self._replaced(row, h, on)
+
+
 @package
-class MaskedRNN(Twin):
+class MaskedRNN(_RecurrentTwin):
     """A recurrent layer whose units are off inside the recurrence too; rows of `on_nodes` may differ by sample."""
 
-    def call(self, sequences, initial_state=None, mask=None, training=False, on_nodes=None, sequences_mask=None):
+    def call(
+        self,
+        sequences,
+        initial_state=None,
+        mask=None,
+        training=False,
+        on_nodes=None,
+        sequences_mask=None,
+        positions=None,
+    ):
         layer = self.layer
         mask = _mask_of(mask, sequences_mask, initial_state)
         last, outputs, states = _masked_rnn(
-            layer, on_nodes[0], self._replacement(0), sequences, initial_state, mask, training
+            layer, self._change(0, on_nodes), sequences, initial_state, mask, training, positions
         )
         output = outputs if layer.return_sequences else last
         return (output, *states) if layer.return_state else output
 
 
 @package
-class MaskedBidirectional(Twin):
+class MaskedBidirectional(_RecurrentTwin):
     """Bidirectional over a recurrent layer with units off in both directions: rows for forward and backward."""
 
-    def call(self, sequences, initial_state=None, mask=None, training=False, on_nodes=None, sequences_mask=None):
+    def call(
+        self,
+        sequences,
+        initial_state=None,
+        mask=None,
+        training=False,
+        on_nodes=None,
+        sequences_mask=None,
+        positions=None,
+    ):
         layer = self.layer
         mask = _mask_of(mask, sequences_mask, initial_state)
         half = None if initial_state is None else len(initial_state) // 2
@@ -94,7 +143,7 @@ class MaskedBidirectional(Twin):
         for number, direction in enumerate((layer.forward_layer, layer.backward_layer)):
             start = None if half is None else initial_state[number * half : (number + 1) * half]
             last, outputs, states = _masked_rnn(
-                direction, on_nodes[number], self._replacement(number), sequences, start, mask, training
+                direction, self._change(number, on_nodes), sequences, start, mask, training, positions
             )
             results.append((outputs if direction.return_sequences else last, list(states)))
         (forward, forward_states), (backward, backward_states) = results

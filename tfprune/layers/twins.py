@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 from keras.src import backend
 
-from tfprune.layers.masks import along, package
+from tfprune.layers.masks import along, package, replaced
 
 
 class Twin(layers.Layer):
@@ -18,16 +19,28 @@ class Twin(layers.Layer):
         layer: the built layer that it stands in for.
         replacement: for each row of `on_nodes` that it takes, what stands in for a unit that is off, one number per
             unit; None for zeros. Only recurrent states can be replaced by anything else.
+        relative: whether it is added to the unit instead, as in `MeanReplacement`.
+        directions: for each row, None or the pair `outwards` `(units, k)` and `back` `(k, units)` of
+            `DirectionReplacement`; None for units.
         **kwargs: passed on to `keras.layers.Layer`.
     """
 
-    def __init__(self, layer: layers.Layer, replacement: list | None = None, **kwargs):
+    def __init__(
+        self,
+        layer: layers.Layer,
+        replacement: list | None = None,
+        relative: bool = False,
+        directions: list | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.layer = layer
         self.replacement = None if replacement is None else [[float(x) for x in row] for row in replacement]
+        self.relative = relative
+        self.directions = None if directions is None else [_as_lists(pair) for pair in directions]
         self.supports_masking = layer.supports_masking
 
-    def compute_output_spec(self, *args, on_nodes=None, sequences_mask=None, **kwargs):
+    def compute_output_spec(self, *args, on_nodes=None, sequences_mask=None, positions=None, **kwargs):
         return self.layer.compute_output_spec(*args, **kwargs)
 
     def compute_mask(self, inputs, previous_mask):
@@ -35,14 +48,24 @@ class Twin(layers.Layer):
 
     def get_config(self):
         layer = keras.saving.serialize_keras_object(self.layer)
-        return {**super().get_config(), "layer": layer, "replacement": self.replacement}
+        options = {"replacement": self.replacement, "relative": self.relative, "directions": self.directions}
+        return {**super().get_config(), "layer": layer, **options}
 
-    def _replacement(self, row: int) -> Any:
-        return 0.0 if self.replacement is None else ops.convert_to_tensor(self.replacement[row], self.compute_dtype)
+    def _replaced(self, row: int, h: Any, on: Any) -> Any:
+        """Returns `h` with what the row has off replaced."""
+        dtype = self.compute_dtype
+        means = 0.0 if self.replacement is None else ops.convert_to_tensor(self.replacement[row], dtype)
+        pair = None if self.directions is None else self.directions[row]
+        directions = None if pair is None else tuple(ops.convert_to_tensor(own, dtype) for own in pair)
+        return replaced(h, on, means, self.relative, directions)
 
     @classmethod
     def from_config(cls, config):
         return cls(keras.saving.deserialize_keras_object(config.pop("layer")), **config)
+
+
+def _as_lists(pair: Any) -> list | None:
+    return None if pair is None else [np.asarray(own, "float64").tolist() for own in pair]
 
 
 @package
