@@ -187,4 +187,4 @@ def test_what_is_refused(example, tmp_path, capsys, content, flags, message):
 def test_a_text_of_few_lines_is_refused(example, tmp_path):
     (tmp_path / "text.txt").write_text("one line\n\n... --- \n")
     with pytest.raises(ValueError, match="holds 2 lines with words; expected one sentence to a line, 10 or more"):
-        example.main(["--output", str(tmp_path / "out"), "--text", str(tmp_path / "text.txt")])
+        example.main(words_of(tmp_path / "out", "--text", str(tmp_path / "text.txt")))
