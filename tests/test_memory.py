@@ -12,7 +12,7 @@ from nets import NETS, inputs_for
 from tensorflow.python.framework.func_graph import FuncGraph
 
 import tfprune
-from tfprune import experiments, export, graph, saliency, statistics, training
+from tfprune import experiments, export, graph, neurons, saliency, statistics, training
 from tfprune.cache import Recent
 from tfprune.saliency import weights
 
@@ -103,6 +103,8 @@ CALLS = {
         model, X, target=lambda outputs: outputs[:, 0] * model.count_params()
     ),
     "distinctiveness.prune": lambda model: tfprune.distinctiveness.prune(model, X, similar=40.0),
+    "neurons.activations": lambda model: neurons.activations(model, X, progress=False),
+    "neurons.max_correlation": lambda model: neurons.max_correlation([model, model], X, progress=False),
     "experiments.random_subsets": lambda model: experiments.random_subsets(
         model, (X, Y), probability=0.5, num_subsets=4, seed=0, progress=False
     ),

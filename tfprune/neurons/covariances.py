@@ -37,6 +37,7 @@ class Covariances:
         self.own = [np.zeros((width, width)) for width in widths] if own == "matrix" else []
         self.cross = {(i, j): np.zeros((widths[i], widths[j])) for i, j in combinations(range(len(widths)), 2)}
         self._lengths = _Lengths(widths) if fourth else None
+        self._room = [np.empty((0, width)) for width in widths]
 
     def add(self, rows: Sequence[np.ndarray]) -> None:
         """Adds points: one array `(points, units)` per model.
@@ -47,28 +48,40 @@ class Covariances:
         added = len(rows[0])
         if not added:
             return
-        centred, steps = [], []
-        for values, mean in zip(rows, self.means, strict=True):
-            # Always a copy: what was given is not ours to write to.
-            own = np.array(values, "float64")
-            own_mean = np.full(added, 1 / added) @ own
-            own -= own_mean
+        centred, rests, steps = [], [], []
+        for number, values in enumerate(rows):
+            own, centre = self._centred(number, values)
+            # The centre is near the mean, which is all that the products ask for; this is what it lacks.
+            rest = np.full(added, 1 / added) @ own
             centred.append(own)
-            steps.append(own_mean - mean)
+            rests.append(rest)
+            steps.append(centre + rest - self.means[number])
+        if self._lengths is not None:
+            self._lengths.add(centred, [mean + d - e for mean, d, e in zip(self.means, steps, rests, strict=True)])
         total = self.count + added
         weight = self.count * added / total
-        if self._lengths is not None:
-            self._lengths.add(centred, [mean + step for mean, step in zip(self.means, steps, strict=True)])
-        for number, (own, step) in enumerate(zip(centred, steps, strict=True)):
+        for number, own in enumerate(centred):
             if self.own:
-                _add_product(self.own[number], own, own, step, step, weight)
+                _add_product(self.own[number], own, own)
+                self.own[number] += _outer(rests, steps, number, number, added, weight)
                 self.squares[number] = np.diagonal(self.own[number]).copy()
             else:
-                self.squares[number] += np.einsum("pd,pd->d", own, own) + weight * step**2
-            self.means[number] += step * (added / total)
+                self.squares[number] += np.einsum("pd,pd->d", own, own)
+                self.squares[number] += weight * steps[number] ** 2 - added * rests[number] ** 2
+            self.means[number] += steps[number] * (added / total)
         for (i, j), matrix in self.cross.items():
-            _add_product(matrix, centred[i], centred[j], steps[i], steps[j], weight)
+            _add_product(matrix, centred[i], centred[j])
+            matrix += _outer(rests, steps, i, j, added, weight)
         self.count = total
+
+    def _centred(self, number: int, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns values less a centre, and the centre, `(units,)`; the same memory serves again and again."""
+        points = len(values)
+        kind = values.dtype if values.dtype in ("float32", "float64") else np.dtype("float64")
+        centre = (np.full(points, 1 / points, kind) @ values.astype(kind, copy=False)).astype("float64")
+        if len(self._room[number]) < points:
+            self._room[number] = np.empty(values.shape)
+        return np.subtract(values, centre, out=self._room[number][:points]), centre
 
     def products(self, i: int, j: int) -> np.ndarray:
         """Returns the sums of products between two models, `(units of i, units of j)`."""
@@ -81,12 +94,16 @@ class Covariances:
         return self._lengths.sum_around(i, j, self)
 
 
-def _add_product(
-    total: np.ndarray, one: np.ndarray, other: np.ndarray, step: np.ndarray, other_step: np.ndarray, weight: float
-) -> None:
+def _add_product(total: np.ndarray, one: np.ndarray, other: np.ndarray) -> None:
     total += one.T @ other
-    if weight:
-        total += np.multiply.outer(weight * step, other_step)
+
+
+def _outer(
+    rests: Sequence[np.ndarray], steps: Sequence[np.ndarray], i: int, j: int, added: int, weight: float
+) -> np.ndarray:
+    """Returns what the products lack: that around the mean of the new points, and that between it and the old one."""
+    left = np.stack([-added * rests[i], weight * steps[i]], axis=1)
+    return left @ np.stack([rests[j], steps[j]])
 
 
 class _Lengths:
@@ -99,9 +116,10 @@ class _Lengths:
         # [i][j]: squared length in i times the values in j.
         self._with_values = [[np.zeros(width) for width in widths] for _ in range(number)]
 
-    def add(self, centred: Sequence[np.ndarray], means: Sequence[np.ndarray]) -> None:
-        self._origins = self._origins or list(means)
-        values = [own + (mean - origin) for own, mean, origin in zip(centred, means, self._origins, strict=True)]
+    def add(self, centred: Sequence[np.ndarray], centres: Sequence[np.ndarray]) -> None:
+        self._origins = self._origins or list(centres)
+        moved = zip(centred, centres, self._origins, strict=True)
+        values = [own + (centre - origin) for own, centre, origin in moved]
         lengths = np.stack([np.einsum("pd,pd->p", own, own) for own in values])
         self._products += lengths @ lengths.T
         for own_length, sums in zip(lengths, self._with_values, strict=True):
@@ -129,5 +147,5 @@ def principal_axes(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     values, vectors = np.linalg.eigh(matrix)
     values, vectors = values[::-1], vectors[:, ::-1]
-    kept = values > SMALLEST_SHARE * max(values[0], np.finfo("float64").tiny)
-    return values[kept], vectors[:, kept]
+    kept = int(np.sum(values > SMALLEST_SHARE * max(values[0], np.finfo("float64").tiny)))
+    return values[:kept], vectors[:, :kept]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from tfprune.ties import RELATIVE
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,13 +102,69 @@ class CanonicalCorrelations:
 
     Attributes:
         correlations: canonical correlations, falling, `(directions,)`; as many as the smaller space has dimensions.
-        directions: for each of the two the directions with these correlations.
     """
 
     correlations: np.ndarray
-    directions: tuple[Directions, Directions]
+    _sides: tuple[Side, Side] = field(repr=False)
+
+    @functools.cached_property
+    def directions(self) -> tuple[Directions, Directions]:
+        """For each of the two the directions with these correlations."""
+        # Made when they are asked for: the similarity needs none.
+        signs = _signs(self._sides[0].turn)
+        return tuple(own.directions(self.correlations, signs) for own in self._sides)
 
     @property
     def similarity(self) -> float:
         """The mean canonical correlation, 0 to 1; 0 where one of the two never changes."""
         return float(self.correlations.mean()) if len(self.correlations) else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Axes:
+    """Axes along which units that are divided by `units` do not correlate.
+
+    Attributes:
+        vectors: orthonormal columns, `(units, kept)`.
+        scale: the standard deviation along each of them, `(kept,)`.
+        units: what each unit is divided by, `(units,)`.
+    """
+
+    vectors: np.ndarray
+    scale: np.ndarray
+    units: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One of two layers: what its directions are made of.
+
+    Attributes:
+        axes: those of its units.
+        turn: from the axes to the directions, `(kept, directions)`.
+        mean: of each unit, `(units,)`.
+        sizes: number of units by group name, or None.
+    """
+
+    axes: Axes
+    turn: np.ndarray
+    mean: np.ndarray
+    sizes: Mapping[str, int] | None
+
+    def directions(self, correlations: np.ndarray, signs: np.ndarray) -> Directions:
+        """Returns the directions, each with the sign that it is given."""
+        axes, turn, units = self.axes, self.turn * signs, self.axes.units[:, None]
+        transform = (axes.vectors / axes.scale / units) @ turn
+        inverse = turn.T @ (axes.vectors * axes.scale * units).T
+        return Directions(correlations, transform, inverse, self.mean, self.sizes)
+
+
+def _signs(columns: np.ndarray) -> np.ndarray:
+    """Returns the sign of the largest entry of each column: the sign of a direction is free, and this one is its own.
+
+    Of entries that are equal but for rounding the first counts, so that it does not hang on the processor.
+    """
+    strength = np.abs(columns)
+    largest = strength >= strength.max(axis=0, initial=0.0) * (1 - RELATIVE)
+    first = largest & (np.cumsum(largest, axis=0) == 1)
+    return np.where((columns * first).sum(axis=0) < 0, -1.0, 1.0)

@@ -188,7 +188,7 @@ def _by_correlation(source: Source, choose: Any) -> tuple[Ranking, ...]:
     best = {}
     for own in range(number):
         for other in range(own + 1, number):
-            correlation = np.abs(measured.correlation(own, other))
+            correlation = measured.correlation(own, other)
             best[own, other], best[other, own] = _best(correlation), _best(correlation.T)
     found = []
     for own in range(number):

@@ -9,9 +9,8 @@ import numpy as np
 
 from tfprune.borders import public
 from tfprune.neurons.covariances import principal_axes
-from tfprune.neurons.directions import CanonicalCorrelations, Directions
+from tfprune.neurons.directions import Axes, CanonicalCorrelations, Side
 from tfprune.neurons.sources import Measured, Source, source_of
-from tfprune.ties import RELATIVE
 
 
 @public
@@ -248,57 +247,38 @@ def _unbiased(measured: Measured, i: int, j: int) -> float:
     return _biased(measured, i, j) - lengths * n / (n - 2) + traces[0] * traces[1] / ((n - 1) * (n - 2))
 
 
-def _principal(measured: Measured, number: int, variance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a matrix `(units, kept)` that whitens what is kept of a model, and its pseudo-inverse."""
+def _principal(measured: Measured, number: int, variance: float) -> Axes:
+    """Returns the principal axes of a model that explain the share `variance`."""
     values, vectors = principal_axes(measured.covariance(number, number))
-    if not len(values):
-        return vectors, vectors.T
-    shares = np.cumsum(values) / values.sum()
+    shares = np.cumsum(values) / max(values.sum(), np.finfo("float64").tiny)
     # Where the share is reached but for the rounding of the sum, it is reached.
-    kept = int(np.argmax(shares >= variance * (1 - 1e-12))) + 1
-    scale = np.sqrt(values[:kept])
-    return vectors[:, :kept] / scale, scale[:, None] * vectors[:, :kept].T
+    kept = int(np.argmax(shares >= variance * (1 - 1e-12))) + 1 if len(values) else 0
+    return Axes(vectors[:, :kept], np.sqrt(values[:kept]), np.ones(len(vectors)))
 
 
-def _standardised(measured: Measured, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a matrix `(units, rank)` that whitens all of a model, and what its columns add to the units.
+def _standardised(measured: Measured, number: int) -> Axes:
+    """Returns the principal axes of the standardised units of a model.
 
-    Units count by their correlations, so that which directions are rounding does not hang on the units' scales.
+    Units count by their correlations, so that which axes are rounding does not hang on the units' scales.
     """
     values, vectors = principal_axes(measured.correlation(number, number))
-    scale, units = np.sqrt(values), measured.scales(number)[:, None]
-    return vectors / scale / units, (vectors * scale * units).T
+    return Axes(vectors, np.sqrt(values), measured.scales(number))
 
 
-def _canonical(source: Source, measured: Measured, kept: list[tuple[np.ndarray, np.ndarray]]) -> CanonicalCorrelations:
-    (first, first_inverse), (second, second_inverse) = kept
-    between = first.T @ measured.covariance(0, 1) @ second
-    left, found, right = np.linalg.svd(between, full_matrices=False) if between.size else _nothing(between.shape)
-    signs = _signs(left)
-    correlations = np.clip(found, 0.0, 1.0)
-    directions = tuple(
-        Directions(correlations, whitening @ turned, turned.T @ inverse, measured.moments.means[number], sizes)
-        for number, (whitening, inverse, turned, sizes) in enumerate(
-            [
-                (first, first_inverse, left * signs, source.sizes[0]),
-                (second, second_inverse, right.T * signs, source.sizes[1]),
-            ]
-        )
+def _canonical(source: Source, measured: Measured, axes: list[Axes]) -> CanonicalCorrelations:
+    first, second = axes
+    scaled = measured.covariance(0, 1)
+    scaled /= first.units[:, None]
+    scaled /= second.units
+    between = first.vectors.T @ scaled @ second.vectors
+    between /= first.scale[:, None]
+    between /= second.scale
+    if between.size:
+        left, found, right = np.linalg.svd(between, full_matrices=False)
+    else:
+        left, found, right = np.zeros((len(between), 0)), np.zeros(0), np.zeros((0, between.shape[1]))
+    sides = (
+        Side(own, turn, measured.moments.means[number], source.sizes[number])
+        for number, (own, turn) in enumerate(zip(axes, (left, right.T), strict=True))
     )
-    return CanonicalCorrelations(correlations, directions)
-
-
-def _nothing(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the decomposition of a matrix one of whose sides is 0."""
-    return np.zeros((shape[0], 0)), np.zeros(0), np.zeros((0, shape[1]))
-
-
-def _signs(columns: np.ndarray) -> np.ndarray:
-    """Returns the sign of the largest entry of each column: the sign of a direction is free, and this one is its own.
-
-    Of entries that are equal but for rounding the first counts, so that it does not hang on the processor.
-    """
-    strength = np.abs(columns)
-    largest = strength >= strength.max(axis=0, initial=0.0) * (1 - RELATIVE)
-    first = largest & (np.cumsum(largest, axis=0) == 1)
-    return np.where((columns * first).sum(axis=0) < 0, -1.0, 1.0)
+    return CanonicalCorrelations(np.clip(found, 0.0, 1.0), tuple(sides))

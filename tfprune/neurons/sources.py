@@ -17,7 +17,7 @@ from tfprune.units import LayerValues
 
 POINTS_PER_UNIT = 5
 """With fewer points, chance alone makes units alike: the expected R^2 of noise is units / points."""
-_FLOATS_AT_ONCE = 2**22
+_FLOATS_AT_ONCE = 2**23
 _FEWEST_POINTS = 1024
 # Below so much of its mean, the deviation of a unit is the rounding of the sums.
 _ROUNDING = 1e-12
@@ -92,7 +92,7 @@ class Measured:
     def __init__(self, moments: Covariances, epsilons: Sequence[float]):
         self.moments = moments
         self.count = moments.count
-        self.deviations = [np.sqrt(squares / moments.count) for squares in moments.squares]
+        self.deviations = [np.sqrt(np.maximum(squares, 0.0) / moments.count) for squares in moments.squares]
         self.varies = [
             own > max(4 * epsilon, _ROUNDING) * np.abs(mean)
             for own, mean, epsilon in zip(self.deviations, moments.means, epsilons, strict=True)
