@@ -386,6 +386,24 @@ def test_scores_have_one_number_for_each_chunk_and_the_dead_one_the_lowest(gener
     assert tfprune.saliency.zero_fraction(model, data)["rnn/chunks"].shape == (4,)
 
 
+@pytest.mark.parametrize(
+    ("form", "levels"), [("paper", (0, 1, 2, 3, 0, 1, 2, 0)), ("reverse", (0, 1, 2, 3, 0, 1, 2, 3))]
+)
+def test_new_chunks_share_levels_that_something_enters(form, levels, generator):
+    """So the function stays, and training reaches what is new; removal takes it back."""
+    model, x = language_model(form), words(generator)
+    wide = tfprune.widen(model, {"rnn/chunks": 8})
+    assert wide.get_layer("rnn").levels == levels and wide.get_layer("rnn").units == 16
+    np.testing.assert_allclose(wide(x), model(x), rtol=0, atol=1e-6)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.square(wide(x)))
+    gradient = numbers(tape.gradient(loss, wide.get_layer("out").kernel.value))
+    assert (np.abs(gradient[8:]) > 0).all()
+    back = tfprune.remove(wide, {"rnn/chunks": np.arange(8) < 4})
+    assert back.get_layer("rnn").levels == (0, 1, 2, 3)
+    np.testing.assert_array_equal(back(x), model(x))
+
+
 def test_inside_a_nested_model_that_is_called_twice(generator):
     """Shared weights, two inputs: both calls lose the same chunks."""
     one, other = keras.Input((5, 3)), keras.Input((5, 3))
@@ -417,7 +435,8 @@ def test_inside_a_nested_model_that_is_called_twice(generator):
         ((4, 2), {"dropout": "half"}, ValueError, "dropout: expected a share from 0 to below 1, received 'half'"),
         ((4, 2), {"master_input": "bojone"}, ValueError, "master_input: expected 'paper' or 'reverse', received 'bojo"),
         ((4, 2), {"levels": [0, 2]}, ValueError, r"levels: expected one level for each of the 2 chunks.*\[0, 2\]"),
-        ((4, 2), {"levels": [1, 0], "num_levels": 3}, ValueError, "levels: expected one level for each.*rising"),
+        ((4, 2), {"levels": [0, -1]}, ValueError, r"levels: expected one level for each.*from 0 to.*\[0, -1\]"),
+        ((4, 2), {"levels": [0]}, ValueError, "levels: expected one level for each of the 2 chunks"),
         ((4, 2), {"num_levels": 1}, ValueError, "levels: expected one level for each of the 2 chunks"),
         ((4, 2), {"num_levels": 2.5}, TypeError, r"num_levels, levels: expected whole numbers, received 2\.5"),
     ],

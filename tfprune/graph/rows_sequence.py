@@ -85,12 +85,20 @@ def _single_units(step: Step, slot: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _chunks(step: Step, slot: str) -> tuple[np.ndarray, np.ndarray]:
-    """The same where a unit is a chunk. It keeps its level: the columns of the master gates stay as they are."""
+    """The same where a unit is a chunk. It keeps its level: the columns of the master gates stay as they are.
+
+    New chunks share the levels that are there, from the first on, so that the master gates stay what they are, too.
+    """
     cell = step.operation.cell
     chunks = step.emit(len(cell.levels), f"{slot}/chunks" if slot else "chunks")
-    step.size(
-        _of_cell(step, "levels"), chunks, lambda old, kept: [own for own, on in zip(old, kept, strict=True) if on]
-    )
+    # Nothing enters the last level of the paper's form: no new chunk is put there.
+    open_levels = max(1, cell.num_levels - (cell.master_input == "paper"))
+
+    def changed(levels: list[int], counts: np.ndarray) -> list[int]:
+        kept = np.asarray(levels)[np.asarray(counts) > 0].tolist()
+        return kept + [number % open_levels for number in range(int(np.sum(counts)) - len(kept))]
+
+    step.size(_of_cell(step, "levels"), chunks, changed)
     units = np.repeat(chunks, cell.chunk_size)
     return units, np.concatenate([np.full(2 * cell.num_levels, NOTHING), np.tile(units, 4)])
 

@@ -55,7 +55,8 @@ class ONLSTM(layers.RNN):
 
     Removal is by chunks: a unit of `unit_groups` is one chunk, in the group `name/chunks`. A chunk that goes takes its
     units along, and keeps its level: the master gates are softmaxes over all `num_levels` of the hierarchy, gone chunks
-    or not, so that those that stay compute what they did. Two columns are all that is left of it.
+    or not, so that those that stay compute what they did. Two columns are all that is left of it. Chunks that `widen`
+    adds share levels that are there, for the same reason.
 
     DropConnect drops single recurrent weights, the same ones at all steps of a batch, and scales those that stay by
     `1 / (1 - dropconnect)`, so that the kernel is used as it is outside training. The authors' program does not scale
@@ -79,7 +80,7 @@ class ONLSTM(layers.RNN):
         **kwargs: as for `keras.layers.LSTM`: `activation`, `recurrent_activation`, `use_bias`, initializers,
             regularizers and constraints of `kernel_`, `recurrent_` and `bias_`, `dropout` on the inputs,
             `recurrent_dropout` on h (both as one mask for all gates), `seed`; for a layer of which chunks were removed
-            `num_levels` and `levels`, the level of every chunk; and what any layer takes.
+            or added `num_levels` and `levels`, the level of every chunk; and what any layer takes.
 
     Call arguments:
         sequences: shape `(batch, steps, features)`.

@@ -240,10 +240,9 @@ def _checked_levels(num_chunks: int, num_levels: Any, levels: Any) -> tuple[int,
     levels = tuple(range(num_chunks)) if levels is None else tuple(levels)
     if not _is_whole(num_levels) or not all(map(_is_whole, levels)):
         raise TypeError(f"num_levels, levels: expected whole numbers, received {num_levels!r} and {list(levels)!r}.")
-    rises = all(one < other for one, other in zip(levels, levels[1:], strict=False))
-    if len(levels) != num_chunks or not rises or levels[0] < 0 or levels[-1] >= num_levels:
+    if len(levels) != num_chunks or min(levels) < 0 or max(levels) >= num_levels:
         raise ValueError(
-            f"levels: expected one level for each of the {num_chunks} chunks, rising from 0 or more to less than "
-            f"num_levels = {num_levels}; received {list(levels)}."
+            f"levels: expected one level for each of the {num_chunks} chunks, from 0 to less than num_levels = "
+            f"{num_levels}; received {list(levels)}."
         )
     return int(num_levels), tuple(int(level) for level in levels)
