@@ -69,6 +69,7 @@ CALLS = {
         tfprune.with_on_nodes(model), (X, Y), MASKS, loss=LOSS, progress=False
     ),
     "unit_groups": tfprune.unit_groups,
+    "widen": lambda model: tfprune.widen(model, {"first": 7}),
     "with_on_nodes": tfprune.with_on_nodes,
     "with_on_nodes, called": lambda model: tfprune.with_on_nodes(model)([X, MASKS[:1].astype("float32")]),
     "zero_weights": lambda model: tfprune.zero_weights(
