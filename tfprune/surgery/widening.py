@@ -84,7 +84,7 @@ def widen(
     draws = Draws(initializer, outgoing, gamma, seed)
     graph = unit_groups(model)
     more = checked_units(graph, units)
-    _check_readers(graph, more, keeps_function=draws.outgoing is None)
+    check_readers(graph, more, keeps_function=draws.outgoing is None)
     wide = Widened(graph, more, draws)
     if gamma is not None and any(more.values()) and not draws.num_scales:
         warn(f"gamma: no unit that was added to {', '.join(map(repr, more))} goes through a batch or group norm.")
@@ -134,7 +134,7 @@ def _unknown(graph: UnitGraph, name: Any) -> str:
     return f"units: {describe_unknown([name], graph.names)}"
 
 
-def _check_readers(graph: UnitGraph, more: Mapping[str, int], *, keeps_function: bool) -> None:
+def check_readers(graph: UnitGraph, more: Mapping[str, int], *, keeps_function: bool) -> None:
     """Raises ValueError where new units would be read by something that zeros among its weights do not silence."""
     more = {name: count for name, count in more.items() if count}
     if keeps_function:
