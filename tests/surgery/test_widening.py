@@ -1,8 +1,12 @@
 """widen: where new units come, what they begin with, what stays as it was around them, and what is refused."""
 
+import doctest
+import random
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import randomise
 from keras import layers
 from nets import NETS, inputs_for, outputs_of, paired_net
@@ -10,6 +14,8 @@ from replicas_widening import grown, silenced
 
 import tfprune
 from tfprune import widen
+from tfprune.graph import register, table
+from tfprune.surgery import widening
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -197,8 +203,6 @@ def test_the_same_seed_draws_the_same_and_not_what_the_original_drew():
 
 
 def test_what_is_drawn_elsewhere_stays_as_it_was():
-    import random
-
     model = dense()
     random.seed(5)
     expected = random.random()
@@ -308,8 +312,6 @@ def test_policies(policy):
 
 @pytest.mark.parametrize("form", ["dataset", "several inputs"])
 def test_data_of_other_forms(form, generator):
-    import tensorflow as tf
-
     model = NETS["several_outputs"]() if form == "several inputs" else dense()
     wide = widen(model, {name: size + 2 for name, size in tfprune.unit_groups(model).sizes.items()})
     x = inputs_for(model, 12)
@@ -317,6 +319,54 @@ def test_data_of_other_forms(form, generator):
     old, new = (keras.tree.flatten(own.predict(given, verbose=0)) for own in (model, wide))
     for one, other in zip(old, new, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+class OwnScale(layers.Layer):
+    """A layer of a user's own with a kernel that reads, and numbers per unit in its configuration."""
+
+    def __init__(self, factors, width, **kwargs):
+        super().__init__(**kwargs)
+        self.factors, self.width = factors, width
+
+    def build(self, shape):
+        self.table = self.add_weight(name="table", shape=(self.width, shape[-1]), initializer="glorot_uniform")
+
+    def call(self, inputs):
+        return (inputs * keras.ops.convert_to_tensor(self.factors, "float32")) @ keras.ops.transpose(self.table)
+
+    def get_config(self):
+        return {**super().get_config(), "factors": self.factors, "width": self.width}
+
+
+@pytest.mark.parametrize("change", ["by flags", "by counts"])
+def test_rows_of_ones_own(monkeypatch, change):
+    """The weights that read are known by their ids; a change that takes what it is given for flags is found out."""
+    changes = {
+        "by flags": lambda old, kept: [own for own, flag in zip(old, kept, strict=True) if flag],
+        "by counts": lambda old, counts: np.repeat(old, counts).tolist(),
+    }
+    monkeypatch.setattr(table, "_table", dict(table._table))
+
+    @register(OwnScale)
+    def own_scale(step, inputs):
+        rows, units = step.contract(inputs), step.emit(step.operation.width)
+        step.weight(step.operation.table, units, rows)
+        step.size("width", units)
+        step.size("factors", rows, changes[change])
+        return inputs.replaced(-1, units)
+
+    x = keras.Input((3,), name="x")
+    h = OwnScale([1.0, 2.0, 3.0], 4, name="own")(layers.Dense(3, activation="tanh", name="first")(x))
+    model = randomise(keras.Model(x, layers.Dense(2, name="out")(h)))
+    if change == "by flags":
+        with pytest.raises(ValueError, match=r"'own' .*change at \('factors',\) gives .* shape \(3,\) for 5 units"):
+            widen(model, {"first": 5})
+        return
+    wide = widen(model, {"first": 5, "own": 6})
+    expected = silenced(grown(numbers(model.get_layer("own").table), 0, 1, 4, 2), 1, 1, 3, 2)
+    assert_old_numbers(numbers(wide.get_layer("own").table), expected)
+    inputs = inputs_for(model)
+    np.testing.assert_allclose(outputs_of(wide, inputs), outputs_of(model, inputs), rtol=1e-5, atol=1e-6)
 
 
 # What is refused ------------------------------------------------------------------------------------------------------
@@ -419,3 +469,7 @@ def test_tied_embeddings_read_by_what_makes_them():
     wide = widen(model, {"inside": 8})
     inputs = inputs_for(model)
     np.testing.assert_allclose(outputs_of(wide, inputs), outputs_of(model, inputs), rtol=1e-5, atol=1e-6)
+
+
+def test_the_example():
+    assert doctest.testmod(widening, extraglobs={"keras": keras}).failed == 0

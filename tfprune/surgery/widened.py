@@ -62,6 +62,12 @@ class Widened(Rebuild):
     def _changed(self, holder: Any, edit: Edit, old: Any) -> Any:
         new = super()._changed(holder, edit, old)
         if np.ndim(old) and np.asarray(old).dtype.kind in "biufc":
+            wanted = int(self.counts(edit.ids).sum())
+            if len(edit.ids) in np.shape(old) and wanted not in np.shape(new):
+                raise ValueError(
+                    f"the row's change at {edit.path} gives numbers of shape {np.shape(new)} for {wanted} units. It is "
+                    "given how often each unit is to stand there: np.repeat(old, counts)."
+                )
             _, first, _ = self._arrays.get((id(holder), edit.path), (None, old, None))
             self._arrays[id(holder), edit.path] = (holder, first, new)
         return new

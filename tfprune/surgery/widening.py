@@ -15,6 +15,7 @@ from tfprune.graph.kernels import row_axes
 from tfprune.graph.walk import flat_nodes
 from tfprune.layers import MaskedBidirectional, MaskedMultiHeadAttention, MaskedRNN
 from tfprune.masking import refuse_masked
+from tfprune.surgery.biases import moved_biases
 from tfprune.surgery.draws import Draws
 from tfprune.surgery.rebuild import compile_like
 from tfprune.surgery.widened import Widened, position_counts
@@ -74,11 +75,11 @@ def widen(
     Example:
         >>> net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="hidden"), keras.layers.Dense(1)])
         >>> wide = widen(net, {"hidden": 5})
-        >>> wide.get_layer("hidden").kernel.shape, wide.layers[-1].kernel.numpy()[3:].ravel().tolist()
-        (TensorShape([2, 5]), [0.0, 0.0])
+        >>> wide.get_layer("hidden").units, wide.layers[-1].kernel.numpy()[3:].ravel().tolist()
+        (5, [0.0, 0.0])
 
-    Reference: S. Qiao, Z. Lin, J. Zhang, A. Yuille, "Neural rejuvenation: improving deep network training by enhancing
-    computational resource utilization" (2019), section 3.3.
+    Reference: the expansion of S. Qiao, Z. Lin, J. Zhang, A. Yuille, "Neural rejuvenation: improving deep network
+    training by enhancing computational resource utilization" (2019), without its drawn weights between new units.
     """
     refuse_masked(model)
     draws = Draws(initializer, outgoing, gamma, seed)
@@ -86,6 +87,8 @@ def widen(
     more = checked_units(graph, units)
     check_readers(graph, more, keeps_function=draws.outgoing is None)
     wide = Widened(graph, more, draws)
+    for moved in moved_biases(wide) if draws.outgoing is None else ():
+        raise ValueError(f"units: {moved} than the original. Ask for another number of units there.")
     if gamma is not None and any(more.values()) and not draws.num_scales:
         warn(f"gamma: no unit that was added to {', '.join(map(repr, more))} goes through a batch or group norm.")
     compile_like(model, wide, keep_optimizer=keep_optimizer)
