@@ -114,7 +114,7 @@ def reversible_embedding(call: Call) -> float:
 
 
 # Numbers per unit and time step that a cell adds and multiplies besides its kernels and biases.
-_CELL_ARITHMETIC = {layers.SimpleRNNCell: 0, layers.GRUCell: 5, layers.LSTMCell: 4, ONLSTMCell: 8}
+_CELL_ARITHMETIC = {layers.SimpleRNNCell: 0, layers.GRUCell: 5, layers.LSTMCell: 4, ONLSTMCell: 11}
 
 
 @register_flops(*RECURRENT)
@@ -133,13 +133,9 @@ def _one_direction(call: Call, layer) -> int:
     step = 2 * (prod(kernel) + prod(recurrent_kernel)) + kernel[1] + bias
     step += _CELL_ARITHMETIC[type(cell)] * recurrent_kernel[0]
     if type(cell) is ONLSTMCell:
-        step += _master_gates(cell.num_levels, recurrent_kernel[0] // cell.chunk_size)
+        # Two softmaxes over the levels, and their sums as products with zeros and ones.
+        step += 2 * cell.num_levels * (_SOFTMAX + 2 * recurrent_kernel[0])
     return call.inputs[0][1] * step
-
-
-def _master_gates(num_levels: int, num_chunks: int) -> int:
-    """Two softmaxes, their sums as products with zeros and ones, and what a chunk's gates make of one another."""
-    return 2 * (_SOFTMAX * num_levels + 2 * num_levels * num_chunks) + 3 * num_chunks
 
 
 @register_flops(layers.Bidirectional)

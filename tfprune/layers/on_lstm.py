@@ -101,9 +101,9 @@ class ONLSTM(layers.RNN):
         With weights of zero all levels have the same share, a third:
 
         >>> gates = layer.master_gates(x)
-        >>> gates.forget.numpy()[0, 0].round(3).tolist(), gates.input.numpy()[0, 0].round(3).tolist()
-        ([0.333, 0.667, 1.0], [0.667, 0.333, 0.0])
-        >>> float(gates.forget_distance[0, 0].numpy().round(3))
+        >>> print(gates.forget[0, 0].numpy().round(3), gates.input[0, 0].numpy().round(3))
+        [0.333 0.667 1.   ] [0.667 0.333 0.   ]
+        >>> print(f"{gates.forget_distance[0, 0]:.3f}")
         0.333
 
     Reference: Y. Shen, S. Tan, A. Sordoni, A. Courville (2019), "Ordered neurons: integrating tree structures into

@@ -117,9 +117,20 @@ class ONLSTMCell(layers.Layer, DropoutRNNCell):
     def call(self, inputs, states, training=False, return_master_gates=False):
         h, c = states
         read = self._read(inputs, h, training)
-        h, c = self._advance(read, c)
+        ends = np.cumsum([self.num_levels, self.num_levels, self.units, self.units]).tolist()
+        *masters, output, candidate, gates = ops.split(read, ends, axis=-1)
+        # Not by ops.softmax, which warns of a single level.
+        shares = [backend.nn.softmax(master, axis=-1) for master in masters]
+        # One number for every unit: sums of shares are cheaper taken once more than spread over a chunk.
+        input_level, forget_level = self._master_gates(shares, np.repeat(self.levels, self.chunk_size))
+        i, f = ops.split(self.recurrent_activation(gates), 2, axis=-1)
+        overlap = forget_level * input_level
+        forget = f * overlap + (forget_level - overlap)
+        enter = i * overlap + (input_level - overlap)
+        c = forget * c + enter * self.activation(candidate)
+        h = self.recurrent_activation(output) * self.activation(c)
         if return_master_gates:
-            return ops.stack(self._master_gates(read, range(self.num_levels)), axis=1), [h, c]
+            return ops.stack(self._master_gates(shares, range(self.num_levels)), axis=1), [h, c]
         return h, [h, c]
 
     def _read(self, inputs: Any, h: Any, training: Any) -> Any:
@@ -151,27 +162,10 @@ class ONLSTMCell(layers.Layer, DropoutRNNCell):
         behind = level > own if self.master_input == "paper" else level >= own
         return behind.astype("float32"), (level <= own).astype("float32")
 
-    def _master_gates(self, read: Any, levels: Iterable[int] | None = None) -> tuple[Any, Any]:
+    def _master_gates(self, shares: list[Any], levels: Iterable[int]) -> list[Any]:
         """Returns the master input gate and the master forget gate at some levels, each `(batch, levels)`."""
-        # Not by ops.softmax, which warns of a single level.
-        shares = backend.nn.softmax(ops.reshape(read[:, : 2 * self.num_levels], (-1, 2, self.num_levels)), axis=-1)
-        return tuple(
-            ops.matmul(shares[:, number], ops.convert_to_tensor(sums, dtype=shares.dtype))
-            for number, sums in enumerate(self.level_sums(levels))
-        )
-
-    def _advance(self, read: Any, c: Any) -> tuple[Any, Any]:
-        """Returns h and c after a step, from what the gates read and the last c."""
-        input_level, forget_level = (gate[:, :, None] for gate in self._master_gates(read))
-        start = 2 * self.num_levels
-        output, candidate, gates = ops.split(read[:, start:], [self.units, 2 * self.units], axis=-1)
-        gates = ops.reshape(self.recurrent_activation(gates), (-1, 2, len(self.levels), self.chunk_size))
-        candidate, c = (ops.reshape(x, (-1, len(self.levels), self.chunk_size)) for x in (candidate, c))
-        overlap = forget_level * input_level
-        forget = gates[:, 1] * overlap + (forget_level - overlap)
-        enter = gates[:, 0] * overlap + (input_level - overlap)
-        c = ops.reshape(forget * c + enter * self.activation(candidate), (-1, self.units))
-        return self.recurrent_activation(output) * self.activation(c), c
+        pairs = zip(shares, self.level_sums(levels), strict=True)
+        return [ops.matmul(own, ops.convert_to_tensor(sums, dtype=own.dtype)) for own, sums in pairs]
 
     def get_connected_kernel(self) -> Any:
         """Returns the recurrent kernel with the connections that this batch drops at zero, the others scaled up."""
