@@ -53,12 +53,13 @@ class PenalisedUnits:
                 self.left_out[name] = "its units have no trainable weights"
         missing = [name for name in units.sizes if name not in self.sizes]
         if not self.sizes or (layers is not None and missing):
-            names = ", ".join(map(repr, missing))
-            wanted = "Name other layers" if self.sizes else "Build the model with BatchNormalization(scale=True)"
-            advice = (
-                f"{wanted}, or use penalty='group_norm', which needs none." if self._scales_only else "Unfreeze it."
+            advice = "Unfreeze their layers."
+            if self._scales_only:
+                advice = "Use penalty='group_norm', which needs none, or batch normalizations with scale=True."
+            raise ValueError(
+                f"penalty {penalty!r} cannot act on {', '.join(map(repr, missing))}: {self.left_out[missing[0]]}. "
+                f"{advice}"
             )
-            raise ValueError(f"penalty {penalty!r} cannot act on {names}: {self.left_out[missing[0]]}. {advice}")
         chosen = np.zeros(self.graph.num_units, bool)
         for name in self.sizes:
             chosen[self._slice(name)] = True
@@ -109,7 +110,7 @@ class Shrinking:
 
     def before(self, gradients: list[Any], variables: list[Any]) -> list[Any]:
         """Returns the gradients, with that of the penalty if it acts by gradient."""
-        self._step = tf.identity(self._inner.iterations.value)
+        self._step = tf.identity(tf.convert_to_tensor(self._inner.iterations))
         if self._method != "gradient":
             return gradients
         pull = self._strength * tf.math.divide_no_nan(self._roots, self._units.norms())
@@ -129,9 +130,8 @@ class Shrinking:
         if self._method != "proximal":
             return
         rate = tf.cast(self._optimizer.learning_rate, "float32")
-        step = tf.identity(self._inner.iterations.value)
         # A step with infinite gradients is left out, and of accumulated ones every so many is made.
-        made = (step > self._step) & (step % (self._inner.gradient_accumulation_steps or 1) == 0)
+        made = tf.convert_to_tensor(self._inner.iterations) > self._step
         by = tf.math.divide_no_nan(rate * self._strength * self._roots, self._units.norms())
         left = tf.where(made, tf.maximum(1.0 - by, 0.0), tf.ones_like(by))
         for own in self._weights.values():
@@ -139,8 +139,11 @@ class Shrinking:
 
     def _loss_scale(self) -> Any:
         """Returns what the gradients are multiplied with when they come here."""
-        scale = getattr(self._optimizer, "dynamic_scale", None)
-        scale = self._optimizer.loss_scale_factor if scale is None else scale
+        optimizer = self._optimizer
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            scale = optimizer.dynamic_scale if optimizer.built else optimizer.initial_scale
+        else:
+            scale = optimizer.loss_scale_factor
         return tf.cast(1.0 if scale is None else scale, "float32")
 
 
