@@ -126,13 +126,12 @@ class _Crossed(layers.Layer):
             self._side(survived, own, rejuvenated, cross[0] if cross else None),
             self._side(rejuvenated, new, survived, cross[1] if cross else None),
         ]
-        order = np.concatenate([own_out, new_out])
-        # A side without units is a zero.
-        full = [side for side, places in zip(sides, (own_out, new_out), strict=True) if len(places)]
-        outputs = (
-            ops.concatenate(full, axis=axis) if len(full) > 1 else full[0] + sum(s for s in sides if s is not full[0])
-        )
-        outputs = _taken(outputs, np.argsort(order), axis)
+        kinds = [(side, len(places)) for side, places in zip(sides, (own_out, new_out), strict=True)]
+        full = [self._spread(inputs, side, count, axis) for side, count in kinds if count]
+        outputs = ops.concatenate(full, axis=axis) if len(full) > 1 else full[0]
+        # A kind without outputs is a zero, which is added so that its kernels have a gradient.
+        outputs = outputs + sum(side for side, count in kinds if not count)
+        outputs = _taken(outputs, np.argsort(np.concatenate([own_out, new_out])), axis)
         if self.bias is not None:
             shape = [-1 if k == axis else 1 for k in range(len(inputs.shape))]
             outputs = outputs + ops.reshape(self.bias, shape)
@@ -147,6 +146,13 @@ class _Crossed(layers.Layer):
         if self.crossing == "attention":
             return straight + 2 * ops.sigmoid(straight) * across
         return straight + across
+
+    def _spread(self, inputs: Any, side: Any, count: int, axis: int) -> Any:
+        """Returns what a kind of units is given; that of nothing at all is a zero, of the shape of the others."""
+        if len(side.shape):
+            return side
+        zeros = ops.zeros((*self.taps, 1, count), side.dtype)
+        return side + self._product(_taken(inputs, np.zeros(1, int), axis), zeros)
 
     def _product_or_zero(self, x: Any, kernel: Any) -> Any:
         # The sum of a kernel without entries is a zero that has a gradient, so that no optimizer misses it.
