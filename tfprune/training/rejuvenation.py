@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import keras
@@ -49,7 +49,7 @@ class RejuvenatedModel(NamedTuple):
     history: dict[str, list[float]]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Settings:
     """What a rejuvenation does once it is due."""
 
@@ -136,17 +136,12 @@ class NeuralRejuvenation(SparsifyDuringTraining):
             raise ValueError(
                 f"NeuralRejuvenation: `utilisation` expects a number above 0 and below 1, received {utilisation!r}."
             )
-        if crossing not in CROSSINGS:
-            raise ValueError(
-                f"NeuralRejuvenation: `crossing` expects one of {', '.join(map(repr, CROSSINGS))}, received "
-                f"{crossing!r}."
-            )
         if rescale is not None and (not is_number(rescale) or rescale <= 0):
             raise ValueError(f"NeuralRejuvenation: `rescale` expects a number above 0 or None, received {rescale!r}.")
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
             raise ValueError(f"NeuralRejuvenation: `seed` expects a whole number of at least 0, received {seed!r}.")
         self._least = float(utilisation)
-        self._settings = _Settings(crossing, rescale, data, resource, int(seed))
+        self._settings = _Settings(_checked_crossing(crossing), rescale, data, resource, int(seed))
         self.epoch: int | None = None
         self.survived: dict[str, int] | None = None
 
@@ -162,31 +157,46 @@ class NeuralRejuvenation(SparsifyDuringTraining):
             self.epoch = epoch + 1
             self.model.stop_training = True
 
-    def rejuvenated(self) -> keras.Model:
+    def rejuvenated(self, *, crossing: str | None = None, data: Any = None) -> keras.Model:
         """Returns a new model with the units that are off replaced by new ones; the trained one stays as it is.
 
-        It may be called whether or not the training was stopped.
+        It may be called whether or not the training was stopped, and more than once.
+
+        Args:
+            crossing: in the place of what was given at first.
+            data: likewise.
 
         Raises:
-            ValueError: if `fit` has not begun, or the data do not fit.
+            ValueError: if `fit` has not begun, the crossing is unknown, or the data do not fit.
+
+        Example:
+            >>> ways = {crossing: rejuvenation.rejuvenated(crossing=crossing) for crossing in ("full", "none")}
+            ...                                                                                        # doctest: +SKIP
         """
         if self._units is None:
             raise ValueError("NeuralRejuvenation: `fit` has not begun, so which units are off is not known.")
-        return self.rejuvenated_with(self._settings.data)
-
-    def rejuvenated_with(self, data: Any) -> keras.Model:
-        """Does the work of `rejuvenated`; `data` are for the repair, or None."""
-        model, settings, mask = self._units.graph.model, self._settings, self.mask
-        budget = self._whole
+        settings = self._settings
+        if crossing is not None:
+            settings = dataclasses.replace(settings, crossing=_checked_crossing(crossing))
+        model, mask = self._units.graph.model, self.mask
+        data = settings.data if data is None else data
         squeezed = remove(model, mask, repair="zero" if data is None else "mean", data=data)
         graph = unit_groups(squeezed)
         if settings.rescale is not None:
             rescale_batch_norms(graph, settings.rescale)
         self.survived = {name: int(on.sum()) for name, on in mask.items()}
-        units = _most_units(graph, self.survived, budget, settings)
+        units = _most_units(graph, self.survived, self._whole, settings)
         result = _expanded(squeezed, units, self.survived, settings)
         _go_on(model.optimizer, result)
         return result
+
+
+def _checked_crossing(crossing: Any) -> str:
+    if crossing not in CROSSINGS:
+        raise ValueError(
+            f"NeuralRejuvenation: `crossing` expects one of {', '.join(map(repr, CROSSINGS))}, received {crossing!r}."
+        )
+    return crossing
 
 
 @public
@@ -255,7 +265,7 @@ def rejuvenate(
             "schedule='rising'), a higher utilisation to stop at, or more epochs."
         )
         return RejuvenatedModel(trained, None, None, history | clock.noted)
-    result = rejuvenation.rejuvenated_with(repair_data)
+    result = rejuvenation.rejuvenated(data=repair_data)
     if epoch < epochs:
         watch = SparsifyDuringTraining(
             rejuvenation._penalty,
