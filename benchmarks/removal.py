@@ -44,6 +44,11 @@ def widening(small):
     return (lambda: tfprune.widen(half, sizes)), difference
 
 
+def by_turns(functions, runs):
+    """Returns the median time of each function; they take turns, so that whatever else runs slows all of them."""
+    return np.median([[seconds(function, 1, warm=0) for function in functions] for _ in range(runs)], axis=0).tolist()
+
+
 def measure(name, runs):
     """Returns one row of the table."""
     model = application(name)
@@ -54,10 +59,9 @@ def measure(name, runs):
     difference = np.abs(outputs(small, x) - masked).max() / np.abs(masked).max()
     # What was done above has warmed up all but the rebuild.
     read = seconds(lambda: tfprune.unit_groups(model), runs, warm=0)
-    remove = seconds(lambda: tfprune.remove(model, mask), runs, warm=0)
-    plain = seconds(lambda: keras.models.clone_model(model).set_weights(model.get_weights()), runs)
     widen, error = widening(small)
-    wide = seconds(widen, runs, warm=0)
+    remove, wide = by_turns([lambda: tfprune.remove(model, mask), widen], runs)
+    plain = seconds(lambda: keras.models.clone_model(model).set_weights(model.get_weights()), runs)
     nodes = sum(1 for _ in nodes_of(model))
     counts = f"{model.count_params():,}", f"{small.count_params():,}"
     keras.backend.clear_session()

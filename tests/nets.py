@@ -14,7 +14,7 @@ from keras import layers, ops
 from keras.src.applications import convnext
 
 from tfprune.graph import register
-from tfprune.layers import ONLSTM, ONLSTMCell
+from tfprune.layers import ONLSTM, CrossedConv, CrossedDense, ONLSTMCell
 
 VOCABULARY = 9
 """Every Embedding here has as many entries."""
@@ -955,6 +955,19 @@ def called_twice():
     relu = layers.ReLU(name="relu")
     one, other = relu(Dense(5, name="one")(x)), relu(Dense(5, name="other")(x))
     h = layers.Concatenate(name="joined")([shared(one), shared(other), shared(shared(one))])
+    return x, Dense(2, name="out")(h)
+
+
+@net
+def crossed_layers():
+    """Units of two kinds, by attention between convolutions, and without cross connections between dense layers."""
+    x = keras.Input((5, 5, 2), name="image")
+    survived = ([True, True, True, False, False], [True, False, True, False])
+    h = layers.Conv2D(5, 2, activation="sigmoid", name="first")(x)
+    h = CrossedConv(4, (2, 2), *survived, strides=2, padding="same", activation="tanh", name="crossed_conv")(h)
+    h = CrossedConv(4, (1, 1), survived[1], survived[1], crossing="full", name="crossed_fully")(h)
+    h = layers.GlobalAveragePooling2D(name="mean")(h)
+    h = CrossedDense(3, survived[1], [True, False, False], crossing="none", activation="tanh", name="crossed_dense")(h)
     return x, Dense(2, name="out")(h)
 
 

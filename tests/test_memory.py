@@ -123,10 +123,8 @@ CALLS = {
     "experiments.dose_curve": lambda model: experiments.dose_curve(
         model, (X, Y), "first[0]", [1.0], measured=lambda outputs: outputs.argmax(axis=-1)
     ),
-    "neurons.activations": lambda model: neurons.activations(model, X, progress=False),
     "neurons.conductance": lambda model: neurons.conductance(model, X[:20], layers="first"),
     "neurons.control": lambda model: neurons.control(model, "first[0]", z=1.0, data=X),
-    "neurons.max_correlation": lambda model: neurons.max_correlation([model, model], X, layers="first", progress=False),
     "experiments.point_gradients": lambda model: experiments.point_gradients(model, (X, Y)),
     "training.PruneDuringTraining": fitted(
         lambda model: training.PruneDuringTraining(

@@ -102,6 +102,7 @@ SIZES = {
     "several_outputs": {"left": 5, "trunk": 6},
     "siamese": {"first": 6, "second": 4},
     "called_twice": {"one": 5},
+    "crossed_layers": {"first": 5, "crossed_conv": 4, "crossed_fully": 4, "crossed_dense": 3},
     "shared_weightless": {"left": 4, "right": 5},
     "tied_variables": {"last": 5},
     "nested_sequential": {"inner/a": 5, "inner/b": 4, "last": 5},

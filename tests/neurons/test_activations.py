@@ -280,6 +280,7 @@ class TestFolder:
         found = quiet(model, x, ["out", "dense"], points="steps", path=tmp_path / "found")
         for own in (found, Activations.load(tmp_path / "found")):
             assert tuple(own) == ("out", "dense") and own.points == "steps" and own.skipped == {}
+            assert own.data == expected.data and len(own.data) == 2
             for name in own:
                 assert isinstance(own[name], np.memmap) and own[name].dtype == np.float32
                 np.testing.assert_array_equal(own[name], expected[name])

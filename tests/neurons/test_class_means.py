@@ -153,7 +153,7 @@ def test_units_of_a_net_that_masks_its_padding():
         row[: len(text)] = text
     points = activations(model, x, "lstm", points="steps", progress=False)
     found = top_examples(points, texts, {"lstm": [2, 4]}, num_examples=3)
-    states = keras.Model(model.input, model.get_layer("lstm").output).predict(x, verbose=0)
+    states = keras.Model(model.inputs[0], model.get_layer("lstm").output).predict(x, verbose=0)
     for unit in (2, 4):
         best = [states[k, : len(text), unit].max() for k, text in enumerate(texts)]
         assert [own.number for own in found["lstm", unit]] == np.argsort(-np.array(best)).tolist()

@@ -251,6 +251,17 @@ def test_a_dataset_that_shuffles_is_read_once_for_all_models():
     np.testing.assert_array_equal(found.partners[:, 1], np.arange(4))
 
 
+def test_a_dataset_that_shuffles_is_noticed_between_activations():
+    models = [dense(4, 1, "a"), dense(4, 1, "b")]
+    x = np.random.default_rng(0).normal(size=(96, 3)).astype("float32")
+    data = tf.data.Dataset.from_tensor_slices(x).shuffle(96, seed=1).batch(32)
+    with pytest.raises(ValueError, match="same samples in another order: was the dataset shuffled anew"):
+        max_correlation([activations(own, data, progress=False) for own in models])
+    batches = tf.data.Dataset.from_tensor_slices(x).batch(7)
+    found = max_correlation([activations(models[0], x, progress=False), activations(models[1], batches)])[0]
+    np.testing.assert_allclose(found.scores.flat, 1.0, rtol=1e-6)
+
+
 def test_inputs_go_by_name_where_models_order_them_differently():
     def build(names, seed):
         inputs = {name: keras.Input((3,), name=name) for name in ("left", "right")}

@@ -208,6 +208,32 @@ def test_units_of_both_directions(generator):
         np.testing.assert_allclose(other.delta[name], 0.0, atol=1e-5)
 
 
+@pytest.mark.parametrize("after", ["concatenate", "chain"])
+def test_units_of_a_layer_that_is_called_twice(after, generator):
+    """Both calls count: side by side they are a cut; one behind the other the same way passes twice."""
+    left, right = keras.Input((3,)), keras.Input((3,))
+    shared = layers.Dense(3, "tanh", name="shared")
+    ends = (
+        layers.Concatenate()([shared(left), shared(right)])
+        if after == "concatenate"
+        else shared(shared(layers.Dense(3, name="first")(left)))
+    )
+    model = randomise(keras.Model([left, right] if after == "concatenate" else left, layers.Dense(1, name="out")(ends)))
+    x = [generator.normal(size=(4, 3)).astype("float32") for _ in model.inputs]
+    found = conductance(model, x, method="conductance_by_differences")
+    change = found.output - found.baseline_output
+    if after == "concatenate":
+        np.testing.assert_allclose(found.delta["shared"], 0.0, atol=1e-5)
+        assert np.abs(change).max() > 0.1
+    else:
+        assert list(found.delta) == ["first"]
+        np.testing.assert_allclose(found.units["shared"].sum(axis=1), 2.0 * change, rtol=1e-4, atol=1e-5)
+    if after == "concatenate":
+        units = explain(model, x, method="blame_the_bias").units["shared"]
+        kernel, parts = model.get_layer("out").get_weights()[0][:, 0], [shared(own).numpy() for own in x]
+        np.testing.assert_allclose(units, parts[0] * kernel[:3] + parts[1] * kernel[3:], rtol=1e-4, atol=1e-6)
+
+
 def test_a_sum_that_is_not_complete_is_warned_of():
     """A relu behind the layer switches between two steps: the output rises by 0.3, Simpson's rule sees 1/6."""
     model = keras.Sequential(
@@ -237,6 +263,8 @@ def test_bad_input(dense_net):
             conductance(dense_net, x, **options)
     with pytest.raises(ValueError, match="NaN"):
         conductance(dense_net, x * np.nan)
+    with pytest.raises(ValueError, match="has no units that can be removed"):
+        conductance(keras.Sequential([keras.Input((3,)), layers.Dense(2)]), x)
     with pytest.raises(ValueError, match="the model reads integers"):
         conductance(NETS["embedding_mean"](), inputs_for(NETS["embedding_mean"]())[0], target=0)
 

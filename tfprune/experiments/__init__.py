@@ -3,8 +3,9 @@
 Each run takes a model and data and returns a frozen record. Nothing is drawn here; `tfprune.plots` draws from records.
 """
 
+from tfprune.experiments.ablation_records import AblationCurves
 from tfprune.experiments.doses import DoseCurve, dose_curve
-from tfprune.experiments.erasing import AblationCurves, ablation_curve, removal_curve
+from tfprune.experiments.erasing import ablation_curve, removal_curve
 from tfprune.experiments.grid_results import FailedRun, GridResults, Run, load_grid
 from tfprune.experiments.grids import grid
 from tfprune.experiments.records import FlipPaths, MaskedOutputs, PointGradients, RandomSubsets, Record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,9 @@ from tqdm import tqdm
 
 from tfprune.borders import public
 from tfprune.data import as_batches, collect
+from tfprune.experiments.ablation_plan import ORDERS, Plan
+from tfprune.experiments.ablation_records import AblationCurves
 from tfprune.experiments.metrics import Metric, check_metric, measure, measure_model, name_of, refuse_weights, value_of
-from tfprune.experiments.records import Record
 from tfprune.files import run_information
 from tfprune.graph import unit_groups
 from tfprune.masking import StandIn, fixed_model, replaced_at_homes
@@ -21,76 +21,7 @@ from tfprune.neurons import Directions
 from tfprune.objectives import sample_loss
 from tfprune.statistics import exit_means
 from tfprune.surgery import remove
-from tfprune.ties import rising_order
-from tfprune.units import LayerValues, check_like
-
-ORDERS = ("top", "bottom", "random")
-
-
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class AblationCurves(Record):
-    """A metric of a model as units are erased, one curve per order (several for "random").
-
-    Attributes:
-        orders: what each curve erases first: "top", "bottom" or "random"; text, shape `(num_curves,)`.
-        erased: what stood in for erased units in each curve: "zero", "mean", ..., or "remove, " and a repair; text,
-            shape `(num_curves,)`.
-        num_off: how many units are erased at each step, rising from 0, shape `(num_steps + 1,)`.
-        values: the metric, in its own unit, shape `(num_curves, num_steps + 1)`.
-    """
-
-    orders: np.ndarray
-    erased: np.ndarray
-    num_off: np.ndarray
-    values: np.ndarray
-
-    @property
-    def shares(self) -> np.ndarray:
-        """The share of the ranked units that is erased at each step, 0 to 1, shape `(num_steps + 1,)`."""
-        return self.num_off / self.settings["num_units"]
-
-    @property
-    def kinds(self) -> tuple[tuple[str, str], ...]:
-        """The order and the way of erasing of each curve, each pair once, in the order of the curves."""
-        return tuple(dict.fromkeys(zip(self.orders.tolist(), self.erased.tolist(), strict=True)))
-
-    def curves(self, order: str, erased: str | None = None) -> np.ndarray:
-        """All curves of one order, shape `(num_such, num_steps + 1)`.
-
-        Args:
-            order: "top", "bottom" or "random".
-            erased: what stood in for the erased units; None where the record has one way only.
-
-        Raises:
-            ValueError: if the record has none.
-        """
-        chosen = (self.orders == order) & ((self.erased == erased) | (erased is None))
-        if not chosen.any() or (erased is None and len(set(self.erased[chosen].tolist())) > 1):
-            raise ValueError(f"AblationCurves: expected one of the curves {self.kinds}, received {(order, erased)}.")
-        return self.values[chosen]
-
-    def area(self, order: str, erased: str | None = None) -> float:
-        """The mean height of the curve, in the metric's unit: the area under it over the share that is erased.
-
-        The trapezoidal rule, divided by the largest share; the mean over the curves of "random". For a metric that is
-        good when high, the area from the bottom minus that from the top says how much the ranking knows.
-
-        Args:
-            order: as for `curves`.
-            erased: as for `curves`.
-        """
-        heights, shares = self.curves(order, erased).mean(axis=0), self.shares
-        return float(((heights[1:] + heights[:-1]) / 2 * np.diff(shares)).sum() / (shares[-1] - shares[0]))
-
-    def __repr__(self) -> str:
-        rows = [f"{'erased first':14}{'by':24}{'area':>9}{'all on':>9}{'half':>9}{'last':>9}"]
-        for order, erased in self.kinds:
-            heights = self.curves(order, erased).mean(axis=0)
-            half = np.interp(self.shares[-1] / 2, self.shares, heights)
-            cells = (self.area(order, erased), heights[0], half, heights[-1])
-            rows.append(f"{order:14}{erased:24}" + "".join(f"{cell:9.4g}" for cell in cells))
-        title = f"AblationCurves: {self.settings['metric']}, {self.num_off[-1]} of {self.settings['num_units']} units"
-        return "\n".join([title, *rows])
+from tfprune.units import check_like
 
 
 @public
@@ -151,7 +82,7 @@ def ablation_curve(
     Reference: A. Morcos et al. (2018), "On the importance of single directions for generalization"; A. Bau et al.
     (2019), "Identifying and controlling important neurons in neural machine translation", section 5.1.
     """
-    plan = _Plan(model, ranking, order, steps, repeats, seed)
+    plan = Plan(model, ranking, order, steps, repeats, seed)
     check_metric(metric, model)
     if metric is None:
         sample_loss(model)
@@ -218,7 +149,7 @@ def removal_curve(
 
     Reference: as for `ablation_curve`; the repairs are described in `tfprune.repair`.
     """
-    plan = _Plan(model, ranking, order, steps, repeats, seed, keep_last=True)
+    plan = Plan(model, ranking, order, steps, repeats, seed, keep_last=True)
     check_metric(metric, model)
     if metric is None:
         sample_loss(model)
@@ -247,108 +178,6 @@ def removal_curve(
     )
 
 
-class _Plan:
-    """Which units go at each step of each curve."""
-
-    def __init__(
-        self,
-        model: keras.Model,
-        ranking: Any,
-        order: str | Sequence[str],
-        steps: int | Sequence[float],
-        repeats: int,
-        seed: int,
-        keep_last: bool = False,
-    ):
-        self.is_of_directions = isinstance(ranking, Directions)
-        graph = unit_groups(model)
-        scores = _one_group(ranking) if self.is_of_directions else check_scores(graph, ranking)
-        self.layers = tuple(scores)
-        self._sizes = {name: len(own) for name, own in scores.items()}
-        self.num_units = scores.size
-        orders = [order] if isinstance(order, str) else list(order)
-        unknown = [own for own in orders if own not in ORDERS]
-        if unknown or not orders:
-            raise ValueError(f"order: expected one or several of {', '.join(ORDERS)}, received {order!r}.")
-        if not isinstance(repeats, int) or repeats < 1:
-            raise ValueError(f"repeats: expected how many random orders to draw, at least 1, received {repeats!r}.")
-        generator = np.random.default_rng(seed)
-        flat = np.asarray(scores.flat, "float64")
-        self.orders, self._ways = [], []
-        for own in orders:
-            for _ in range(repeats if own == "random" else 1):
-                way = generator.permutation(len(flat)) if own == "random" else rising_order(_SIGNS[own] * flat)
-                self.orders.append(own)
-                self._ways.append(self._without_last(way) if keep_last else way)
-        self.counts = _counts(steps, len(self._ways[0]), self.num_units)
-
-    def _without_last(self, way: np.ndarray) -> np.ndarray:
-        """Leaves out the unit of each group that would be its last to go."""
-        groups = np.repeat(np.arange(len(self._sizes)), list(self._sizes.values()))[way]
-        last = [np.flatnonzero(groups == group)[-1] for group in range(len(self._sizes))]
-        return np.delete(way, last)
-
-    def masks(self) -> np.ndarray:
-        """Returns bool `(num_curves, num_steps + 1, num_units)`, True where a unit is on."""
-        masks = np.ones((len(self._ways), len(self.counts), self.num_units), bool)
-        for own, way in zip(masks, self._ways, strict=True):
-            for row, count in zip(own, self.counts, strict=True):
-                row[way[:count]] = False
-        return masks
-
-    def mask(self, row: np.ndarray) -> LayerValues:
-        """Returns a row as a mask by group name."""
-        return LayerValues.from_flat(row, self._sizes)
-
-
-_SIGNS = {"top": -1.0, "bottom": 1.0}
-
-
-def check_scores(graph: Any, ranking: Any) -> LayerValues:
-    """Returns the scores of a ranking in the order of the graph.
-
-    Args:
-        graph: the units of the model.
-        ranking: scores by group name, or something with an attribute `scores` that holds them.
-
-    Raises:
-        TypeError: if it is neither.
-        ValueError: if it is empty, or names, lengths or values do not fit.
-    """
-    scores = getattr(ranking, "scores", ranking)
-    if isinstance(scores, Mapping):
-        for name in scores:
-            if name not in graph:
-                raise ValueError(graph.unknown(name))
-        if not len(scores):
-            raise ValueError("ranking: it is empty. Give scores of at least one group.")
-    elif isinstance(scores, np.ndarray):
-        raise TypeError(
-            "ranking: expected scores by group name, received an array, as a ranking of plain arrays has it. Give "
-            "{group: scores}; tfprune.unit_groups(model) lists the groups."
-        )
-    return check_like(scores, graph.sizes, "ranking", partial=True)
-
-
-def _counts(steps: int | Sequence[float], most: int, num_units: int) -> np.ndarray:
-    """Returns how many units are off at each step, rising from 0."""
-    if isinstance(steps, int | np.integer) and not isinstance(steps, bool):
-        if steps < 1:
-            raise ValueError(f"steps: expected at least 1, received {steps}.")
-        return np.unique(np.round(np.linspace(0, most, min(steps, most) + 1)).astype(int))
-    given = np.asarray(steps)
-    if given.ndim != 1 or not given.size or given.dtype.kind not in "iuf":
-        raise ValueError(f"steps: expected a number of steps, or a list of counts or shares, received {steps!r}.")
-    limit = 1.0 if given.dtype.kind == "f" else num_units
-    if not np.isfinite(given).all() or given.min() < 0 or given.max() > limit:
-        raise ValueError(
-            f"steps: expected shares from 0.0 to 1.0, or counts (whole numbers) from 0 to {num_units}, received "
-            f"{steps!r}."
-        )
-    counts = np.round(given * num_units).astype(int) if given.dtype.kind == "f" else given
-    return np.unique(np.append(np.minimum(counts, most), 0))
-
-
 def _check_predict(metric: Metric, predict: Any) -> None:
     if predict is not None and (not callable(predict) or not callable(metric)):
         raise TypeError(
@@ -357,23 +186,10 @@ def _check_predict(metric: Metric, predict: Any) -> None:
         )
 
 
-def _one_group(ranking: Directions) -> LayerValues:
-    """Returns the scores of directions by the name of the one group whose units they combine."""
-    if ranking.sizes is None or len(ranking.sizes) != 1:
-        received = "no names (they were made of arrays)" if ranking.sizes is None else ", ".join(ranking.sizes)
-        raise ValueError(
-            f"ranking: directions can be erased if they combine the units of one group; received {received}. Give "
-            "neurons.svcca the activations, or the models, with one name in `layers`."
-        )
-    if not len(ranking):
-        raise ValueError("ranking: it has no directions, since the units never change.")
-    return LayerValues({next(iter(ranking.sizes)): ranking.scores})
-
-
 class _Units:
     """Units that are replaced where they are read."""
 
-    def __init__(self, model: keras.Model, data: Any, replacement: str | Mapping[str, np.ndarray], plan: _Plan):
+    def __init__(self, model: keras.Model, data: Any, replacement: str | Mapping[str, np.ndarray], plan: Plan):
         self.word, self.masked = _word(replacement), model
         means = None
         if isinstance(replacement, Mapping):

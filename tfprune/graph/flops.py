@@ -179,9 +179,11 @@ class _Lengths:
         """Returns the length in each slot when the units `on` stay."""
         lengths = np.array(self._constant, np.int64)
         if self._tracked:
-            starts = np.cumsum([0, *(len(columns) for columns in self._columns[:-1])])
+            ends = np.cumsum([len(columns) for columns in self._columns])
             stays = np.append(on, True).astype(np.int64)
-            lengths[self._tracked] = np.add.reduceat(stays[np.concatenate(self._columns)], starts)
+            # A sum up to each place, so that an axis without positions counts none.
+            sums = np.append(0, np.cumsum(stays[np.concatenate(self._columns)]))
+            lengths[self._tracked] = np.diff(sums[ends], prepend=0)
         return lengths.tolist()
 
 

@@ -20,7 +20,7 @@ from tfprune.graph.rows_kernel import einsum_letters
 from tfprune.graph.rows_shape import layer_classes
 from tfprune.graph.step import Exit
 from tfprune.graph.walk import substituted
-from tfprune.layers import RECURRENT, is_plain_recurrent
+from tfprune.layers import RECURRENT, CrossedConv, CrossedDense, is_plain_recurrent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +252,17 @@ def _separable_positions(exit: Exit) -> np.ndarray:
     return np.einsum("trm,rmc->rtc", depthwise, kernel.numbers.reshape(*depthwise.shape[1:], -1))
 
 
+@_position_row(CrossedDense, CrossedConv)
+def _crossed_positions(exit: Exit) -> np.ndarray:
+    """The kernels of all blocks, as if they were one."""
+    layer = exit.operation
+    result = np.zeros((len(layer.survived_inputs), math.prod(layer.taps), len(layer.survived_outputs)))
+    for kernel, places, made in layer.blocks():
+        rows = np.moveaxis(_numbers(kernel).reshape(result.shape[1], len(places), len(made)), 1, 0)
+        result[np.ix_(places, np.arange(result.shape[1]), made)] = rows
+    return result
+
+
 @_position_row(*layer_classes("ReversibleEmbedding"))
 def _reversible_embedding_positions(exit: Exit) -> np.ndarray:
     layer = exit.operation
@@ -299,6 +310,8 @@ def row_axes(graph: UnitGraph, exit: Exit) -> list[tuple[Any, int]]:
         return [(layer.kernel, axis) for axis, letter in enumerate(letters) if letter not in target]
     if type(layer) in layer_classes("ReversibleEmbedding"):
         return [] if layer.tie_weights else [(layer.reverse_embeddings, 0)]
+    if type(layer) in (CrossedConv, CrossedDense):
+        return [(kernel, len(layer.taps)) for kernel in layer.kernels]
     if type(layer) in _table:
         return [(kernel.kernel, axis) for kernel in kernels_of(layer) for axis in kernel.summed_axes]
     found = _axis_by_ids(graph, exit)

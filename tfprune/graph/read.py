@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from tfprune.graph import rows_applications, rows_merge, rows_ops, rows_sequence  # noqa: F401  (they fill the table)
+from tfprune.graph import rows_applications, rows_crossing, rows_merge, rows_ops, rows_sequence  # noqa: F401  (they fill the table)
 from tfprune.graph.checks import check_outputs
 from tfprune.graph.step import Axes, Records, Signal, Step, signal_of
 from tfprune.graph.table import row_of

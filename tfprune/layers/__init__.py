@@ -1,6 +1,7 @@
-"""Layers: units switched off by `on_nodes`, stand-ins for layers that look across units; the ordered neurons LSTM."""
+"""Layers: units switched off by `on_nodes`, stand-ins for layers that look across units; ON-LSTM; crossed layers."""
 
 from tfprune.layers.attention import MaskedMultiHeadAttention, attended_heads
+from tfprune.layers.crossing import CROSSINGS, CrossedConv, CrossedDense
 from tfprune.layers.fixed import DirectionReplacement, FixedOnNodes, StepPositions
 from tfprune.layers.masks import MeanReplacement, TakeUnits
 from tfprune.layers.on_lstm import ONLSTM, MasterGates
@@ -9,6 +10,9 @@ from tfprune.layers.recurrent import RECURRENT, MaskedBidirectional, MaskedRNN, 
 from tfprune.layers.twins import MaskedLayerNormalization, Twin
 
 __all__ = [
+    "CROSSINGS",
+    "CrossedConv",
+    "CrossedDense",
     "DirectionReplacement",
     "FixedOnNodes",
     "ONLSTM",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -31,6 +33,8 @@ class Activations(Mapping[str, np.ndarray]):
         positions: for each name the place of the point within its sample, `(points,)`; None for zeros.
         points: what is a point: "samples", "steps" or "positions".
         skipped: why a group is missing, by group name.
+        data: two digests of the data, with the order of the samples and without, by which it is noticed that two
+            models have seen the same samples in another order; None for unknown.
 
     Raises:
         TypeError: if `values` is no mapping.
@@ -50,6 +54,7 @@ class Activations(Mapping[str, np.ndarray]):
         positions: Mapping[str, np.ndarray] | None = None,
         points: str = "samples",
         skipped: Mapping[str, str] | None = None,
+        data: Sequence[str] | None = None,
     ):
         if not isinstance(values, Mapping):
             raise TypeError(f"Activations: expected arrays by name, received {type(values).__name__}.")
@@ -64,6 +69,7 @@ class Activations(Mapping[str, np.ndarray]):
             {name: np.zeros(len(own), int) for name, own in self._values.items()} if positions is None else positions
         )
         self.skipped = dict(skipped or {})
+        self.data = None if data is None else tuple(data)
         for what in (self.samples, self.positions):
             for name, own in self._values.items():
                 if len(what[name]) != len(own):
@@ -126,6 +132,8 @@ def activations(
     convolution drops it. A sample of which every step is masked is no point either. A layer that is called several
     times is looked at where it gives out its units, and has the points of all its calls, sample by sample.
 
+    Two models are compared on the same points: data that are shuffled anew at every pass (`tf.data`) must not be.
+
     Args:
         model: a Sequential or functional model.
         data: whatever `model.fit` takes; targets and sample weights are not looked at.
@@ -157,14 +165,15 @@ def activations(
     sink = Memory() if path is None else Folder(path)
     batches = as_batches(data, model, batch_size=reading.samples_at_once, targets="ignore")
     with sink, tqdm(total=batches.num_samples, unit="sample", desc="activations", disable=not progress) as bar:
-        start = 0
+        start, marks = 0, []
         for batch in batches:
+            marks += _marks(batch.inputs)
             for name, (values, samples, positions) in reading.rows(batch.inputs).items():
                 sink.add(name, values, samples + start, positions)
             start += len(batch.inputs[0])
             bar.update(len(batch.inputs[0]))
         reading.check_counts(sink.counts)
-        found = sink.finish(points, reading.skipped)
+        found = sink.finish(points, reading.skipped, [_digest(marks), _digest(sorted(marks))])
     return Activations(**found)
 
 
@@ -227,6 +236,18 @@ def _joined(calls: list[tuple[np.ndarray, np.ndarray]], pooled: bool) -> tuple[n
     count = sum(own for _, own in calls)
     total = sum(value * own[..., None] for value, own in calls)
     return (total / np.maximum(count, 1)[..., None]).astype(calls[0][0].dtype), count
+
+
+def _marks(inputs: list[np.ndarray]) -> list[int]:
+    """Returns a number for each sample that tells it from others."""
+    marks = [0] * len(inputs[0])
+    for own in inputs:
+        marks = [zlib.crc32(np.ascontiguousarray(row), mark) for row, mark in zip(own, marks, strict=True)]
+    return marks
+
+
+def _digest(marks: list[int]) -> str:
+    return hashlib.sha256(np.array(marks, "uint32").tobytes()).hexdigest()
 
 
 def _num_units(place: Place) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import keras
@@ -145,6 +146,7 @@ class _Arrays(Source):
                 "order: run the models on the same data, with the same `points`."
             )
         _check_same_points({self.labels[number]: own for number, own in samples.items()})
+        _check_order({label: own.data for label, own in zip(self.labels, representations, strict=True) if _known(own)})
         self._count = counts[0]
 
     @property
@@ -293,6 +295,20 @@ def _check_points(label: str, activations: Activations) -> None:
             "length."
         )
     _check_same_points({name: (activations.samples[name], activations.positions[name]) for name in activations})
+
+
+def _known(representation: Any) -> bool:
+    return isinstance(representation, Activations) and representation.data is not None
+
+
+def _check_order(data: Mapping[str, tuple[str, str]]) -> None:
+    """Raises ValueError if the same samples have come in another order; other samples may be meant."""
+    for (first, (order, samples)), (other, (other_order, other_samples)) in combinations(data.items(), 2):
+        if samples == other_samples and order != other_order:
+            raise ValueError(
+                f"{first} and {other} are of the same samples in another order: was the dataset shuffled anew? Collect "
+                "them from data that keep their order, or give the models and the data themselves."
+            )
 
 
 def _check_same_points(points: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:

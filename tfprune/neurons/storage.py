@@ -32,14 +32,14 @@ class Memory(contextlib.AbstractContextManager):
             pieces.append(own)
         self.counts[name] = self.counts.get(name, 0) + len(arrays[0])
 
-    def finish(self, points: str, skipped: Mapping[str, str]) -> dict[str, Any]:
+    def finish(self, points: str, skipped: Mapping[str, str], data: list[str]) -> dict[str, Any]:
         """Returns the arguments of `Activations`."""
         found: dict[str, dict] = {part: {} for part in _PARTS}
         for name in list(self._pieces):
             # One layer after the other, so that no more than one is there twice.
             for part, pieces in zip(_PARTS, self._pieces.pop(name), strict=True):
                 found[part][name] = np.concatenate(pieces)
-        return {**found, "points": points, "skipped": skipped}
+        return {**found, "points": points, "skipped": skipped, "data": data}
 
     def __exit__(self, *error: Any) -> None:
         self._pieces.clear()
@@ -85,12 +85,13 @@ class Folder(contextlib.AbstractContextManager):
                 file.write(np.ascontiguousarray(own, dtype).data)
         self.counts[name] += len(arrays[0])
 
-    def finish(self, points: str, skipped: Mapping[str, str]) -> dict[str, Any]:
+    def finish(self, points: str, skipped: Mapping[str, str], data: list[str]) -> dict[str, Any]:
         """Completes the files and gives the folder its name; returns the arguments of `Activations`."""
         for (name, part), (shape, dtype) in self._shapes.items():
             with open(self._file(name, part), "r+b") as file:
                 file.write(_header((self.counts[name], *shape), dtype))
         index = {"kind": _KIND, "names": list(self.counts), "points": points, "skipped": dict(skipped)}
+        index["data"] = data
         index["versions"] = run_information()
         (self._temporary / _INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
         self._stack.close()
@@ -121,7 +122,7 @@ def read_folder(path: str | os.PathLike) -> dict[str, Any]:
                 raise ValueError(
                     f"{str(file)!r} is damaged or missing ({error}). Collect the activations again."
                 ) from error
-    return {**found, "points": index["points"], "skipped": index["skipped"]}
+    return {**found, **{key: index[key] for key in ("points", "skipped", "data")}}
 
 
 def _is_ours(folder: Path) -> bool:

@@ -111,6 +111,10 @@ def conductance(
         raise ValueError(f"conductance: method expects one of {', '.join(map(repr, _METHODS))}, received {method!r}.")
     graph = unit_groups(model)
     names = graph.choose(layers)
+    if not names:
+        raise ValueError(
+            f"conductance: model {model.name!r} has no units that can be removed, so there are none to score."
+        )
     options = {"method": method, "baseline": baseline, "target": target, "output": output, "steps": steps}
     found = explain(model, data, **options)
     plan = plan_of(model)
@@ -152,25 +156,28 @@ def _cuts(plan: Plan, output: int, columns: dict[str, np.ndarray]) -> dict[str, 
     """
     names: dict[int, list[str]] = {}
     for site in plan.sites:
-        names.setdefault(id(site.tensor), []).append(site.name)
+        names.setdefault(id(site.tensors[0]), []).append(site.name)
     # Of a tensor in which other channels show, too, the units are no cut.
     whole = [
         site
         for site in plan.sites
-        if sum(len(columns[name]) for name in names[id(site.tensor)]) == site.tensor.shape[site.axis]
+        if sum(len(columns[name]) for name in names[id(site.tensors[0])]) == site.tensors[0].shape[site.axis]
     ]
-    places = np.array([id(site.tensor) for site in whole])
     start = _Passed(np.zeros(len(whole), int), np.zeros(len(whole), int))
 
     def call(node: Any, args: tuple, kwargs: dict) -> list[_Passed]:
         read = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, _Passed)] or [start]
         fewest = np.min([own.fewest for own in read], axis=0)
         most = np.max([own.most for own in read], axis=0)
-        return [_Passed(fewest + (places == id(tensor)), most + (places == id(tensor))) for tensor in node.outputs]
+        outputs = []
+        for tensor in node.outputs:
+            here = np.array([any(tensor is own for own in site.tensors) for site in whole], int)
+            outputs.append(_Passed(fewest + here, most + here))
+        return outputs
 
     end = run_flat(plan.model, [start] * len(functional(plan.model).inputs), call)[output]
     once = (end.fewest == 1) & (end.most == 1)
-    return {site.name: names[id(site.tensor)] for site, own in zip(whole, once, strict=True) if own}
+    return {site.name: names[id(site.tensors[0])] for site, own in zip(whole, once, strict=True) if own}
 
 
 def _warn_of_missing(delta: dict[str, np.ndarray], change: np.ndarray, steps: int) -> None:

@@ -11,15 +11,15 @@ import tensorflow as tf
 
 from tfprune.graph import UnitGraph
 from tfprune.graph.read import read
-from tfprune.graph.walk import functional, is_graph, nodes_of, run_flat
+from tfprune.graph.walk import flat_nodes, functional, is_graph, nodes_of, run_flat
 from tfprune.units import describe_unknown
 
 
 class Site(NamedTuple):
-    """Where to look at the units of a layer: a tensor of the graph and its axis of channels."""
+    """Where to look at the units of a layer: tensors of the graph, one for each call, and their axis of channels."""
 
     name: str
-    tensor: Any
+    tensors: tuple[Any, ...]
     axis: int
 
 
@@ -100,12 +100,16 @@ class Plan:
 
     def _find_sites(self) -> list[Site]:
         """One site for each layer that makes units and has a tensor of its own in which they show."""
-        sites, records = [], read(self.model)
+        sites, records, calls = [], read(self.model), dict[int, list[Any]]()
+        for node in flat_nodes(self.model):
+            calls.setdefault(id(node.operation), []).append(node.outputs[0])
         for emitter in records.emitters.values():
             if emitter.home is None:
                 continue
             tensor, axis = emitter.home
-            sites.append(Site(emitter.name, tensor, axis))
+            shown = [own for own in calls.get(id(emitter.operation), ()) if len(own.shape) == len(tensor.shape)]
+            # What follows one call of a layer follows another one perhaps not.
+            sites.append(Site(emitter.name, tuple(shown) if len(shown) > 1 else (tensor,), axis))
             own = np.isin(records.signals[id(tensor)].axes[axis], emitter.ids)
             if not own.all():
                 # Both directions of a Bidirectional show in one tensor, side by side.

@@ -134,7 +134,11 @@ def forward(
         for step in recorder.steps:
             kinds.setdefault(step.name, set()).update({step.kind} & set(KINDS))
         composite.check_names(kinds)
-    sites = {site.name: (site.axis, seen[id(site.tensor)]) for site in plan.sites if id(site.tensor) in seen}
+    sites = {}
+    for site in plan.sites:
+        shown = [own for tensor in site.tensors for own in seen.get(id(tensor), ())]
+        if shown:
+            sites[site.name] = site.axis, shown
     found = {name: looked[id(tensor), turn] for name, (tensor, turn) in plan.names_of_outputs(layers).items()}
     return Forward(recorder.steps, values, result, sites, found, from_logits)
 

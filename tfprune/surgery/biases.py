@@ -7,6 +7,7 @@ as wide as it has channels. With other numbers of units other lengths coincide, 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -57,11 +58,11 @@ def _sums(node: Any) -> Iterator[tuple[Shape, Shape]]:
         layer, inputs, outputs = layer.layer, (inputs[0], *inputs[2:]), (outputs[0], *outputs[2:])
     if isinstance(layer, _SUMS):
         yield from _constants(node)
-    elif isinstance(layer, _ATTENTION):
+    elif isinstance(layer, _ATTENTION) and _einsum_goes_astray():
         yield from _projections(node, layer)
     elif isinstance(layer, _CONVOLUTIONS) and layer.bias is not None and layer.data_format == "channels_first":
         yield outputs, (1, layer.bias.shape[0], *[1] * (len(outputs) - 2))
-    elif isinstance(layer, layers.EinsumDense) and layer.bias is not None:
+    elif isinstance(layer, layers.EinsumDense) and layer.bias is not None and _einsum_goes_astray():
         # What the layer says of its output may leave lengths open that its input has.
         source, kernel, target = einsum_letters(layer.equation, len(inputs))
         lengths = dict(zip(kernel, layer.kernel.shape, strict=True)) | dict(zip(source, inputs, strict=True))
@@ -96,6 +97,17 @@ def _taken_axis(tensor: Shape, bias: Shape) -> int | None:
     own, length = len(tensor) - len(bias) + long[0], bias[long[0]]
     taken = len(tensor) - 1 if tensor[-1] == length else 1 if tensor[1] == length else own
     return taken if taken != own and _is_taken(tensor, bias) else None
+
+
+@functools.cache
+def _einsum_goes_astray() -> bool:
+    """Whether the biases of EinsumDense are added so by this Keras; 3.8 adds them as NumPy does."""
+    equation, options = "abc,cde->abde", {"bias_axes": "d", "kernel_initializer": "zeros", "name": "probe"}
+    layer = layers.EinsumDense(equation, (None, 3, 2), **options)
+    layer.build((None, 3, 1))
+    layer.bias.assign([[0.0], [1.0], [2.0]])
+    found = keras.ops.convert_to_numpy(layer(np.zeros((1, 3, 1), "float32")))
+    return not np.array_equal(found[0, 0, :, 0], [0.0, 1.0, 2.0])
 
 
 def _is_taken(tensor: Shape, bias: Shape) -> bool:

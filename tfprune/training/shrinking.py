@@ -103,7 +103,7 @@ def shrink_while_training(
     check_saliency("shrink_while_training", saliency)
     schedule, repair = as_schedule(schedule), find_repair(repair)
     check_selection("shrink_while_training", scope, 1)
-    options = _checked_options(epochs, fit_options)
+    options = checked_options("shrink_while_training", epochs, fit_options)
     if schedule.counts == "epochs":
         schedule.check(epochs)
     refuse_masked(model)
@@ -118,7 +118,7 @@ def shrink_while_training(
     state.cut(0, 0)
     arrays = data if isinstance(data, tuple) else (data,)
     options |= dict(zip(("x", "y", "sample_weight"), arrays, strict=False))
-    options["callbacks"].append(_Clock(state))
+    options["callbacks"].append(Clock(state.history))
     while state.epoch < epochs:
         stop = state.next_cut(epochs)
         state.note(state.model.fit(**options, initial_epoch=state.epoch, epochs=stop))
@@ -226,29 +226,40 @@ class _Shrinking:
         self.steps.append(PruningStep(step, epoch, sparsity, off, total, before, after))
 
 
-class _Clock(keras.callbacks.Callback):
-    """Notes how long each epoch took, and how large the model was."""
+class Clock(keras.callbacks.Callback):
+    """Notes how long each epoch took, and how large the model was.
 
-    def __init__(self, state: _Shrinking):
+    Args:
+        noted: where to, lists by name; None for a place of its own.
+    """
+
+    def __init__(self, noted: dict[str, list[float]] | None = None):
         super().__init__()
-        self._state = state
+        self.noted = {} if noted is None else noted
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Starts the clock."""
         self._start = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self._state.history.setdefault("seconds", []).append(time.perf_counter() - self._start)
-        self._state.history.setdefault("parameters", []).append(self.model.count_params())
+        """Reads it."""
+        self.noted.setdefault("seconds", []).append(time.perf_counter() - self._start)
+        self.noted.setdefault("parameters", []).append(self.model.count_params())
 
 
-def _checked_options(epochs: Any, fit_options: Any) -> dict[str, Any]:
+def checked_options(what: str, epochs: Any, fit_options: Any) -> dict[str, Any]:
+    """Returns the further arguments for `fit`, with a list of callbacks.
+
+    Raises:
+        ValueError: if the number of epochs is no whole one of at least 1, or an argument is given twice.
+    """
     if isinstance(epochs, bool) or not isinstance(epochs, int | np.integer) or epochs < 1:
-        raise ValueError(f"shrink_while_training: `epochs` expects a whole number of at least 1, received {epochs!r}.")
+        raise ValueError(f"{what}: `epochs` expects a whole number of at least 1, received {epochs!r}.")
     options = dict(fit_options or {})
     own = [name for name in options if name in _OWN_FIT_OPTIONS]
     if own:
         raise ValueError(
-            f"shrink_while_training: `fit_options` may not have {', '.join(map(repr, own))}; data and epochs are "
+            f"{what}: `fit_options` may not have {', '.join(map(repr, own))}; data and epochs are "
             "arguments of their own."
         )
     callbacks = options.get("callbacks") or ()
