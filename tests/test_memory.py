@@ -131,6 +131,10 @@ CALLS = {
             saliency.mean_replacement, tfprune.schedules.by_epoch({1: 0.4}), (X, Y)
         )
     ),
+    "training.SparsifyDuringTraining": fitted(lambda model: training.SparsifyDuringTraining("group_norm", 0.1)),
+    "training.NeuralRejuvenation": lambda model: fitted(
+        lambda model: training.NeuralRejuvenation(0.1, penalty="group_norm", utilisation=0.99, crossing="attention")
+    )(model).rejuvenated(),
     "training.LivenessMonitor": fitted(lambda model: training.LivenessMonitor((X, Y))),
     "training.LearningRateAttack": fitted(lambda model: training.LearningRateAttack(("first", 0), 10.0, 1, 2)),
 }

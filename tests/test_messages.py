@@ -63,6 +63,9 @@ OTHERS = {
     "compare": lambda net, *data, **options: tfp.compare(net, net, *data, latency_runs=0, **options),
 }
 CALLBACKS = {
+    "SparsifyDuringTraining": fit(
+        lambda data, **options: training.SparsifyDuringTraining("group_norm", 0.1, **options)
+    ),
     "LivenessMonitor": fit(training.LivenessMonitor),
     "PruneDuringTraining": fit(
         lambda data, **options: training.PruneDuringTraining(

@@ -19,6 +19,8 @@ COLOURS = {
     **dict(zip(REPAIRS, ("tab:olive", "tab:orange", "tab:red"), strict=True)),
     **dict(zip(CROSSINGS, ("tab:blue", "tab:cyan", "tab:purple"), strict=True)),
 }
+MARKERS = dict(zip(COLOURS, "Ds^ov<>", strict=True))
+LINES = {"baseline": "-", "least_squares": "-", "full": "-", "none": "--", "attention": ":"}
 LABELS = {
     "baseline": "as it is",
     "zero": "slimming, zero",
@@ -87,10 +89,10 @@ def draw_utilisation(found: Mapping[str, Mapping[int, Mapping[str, Any]]], path:
         for way in ways:
             for result in seeds.values():
                 values = np.asarray(result.get(f"utilisation_{way}", []))
-                axes.plot(np.arange(1, len(values) + 1), values, color=COLOURS[way], linewidth=1.2, alpha=0.8)
+                axes.plot(np.arange(1, len(values) + 1), values, LINES[way], color=COLOURS[way], alpha=0.8)
         axes.set(title=net, xlabel="epochs", ylabel="utilisation", ylim=(0, 1.05))
         axes.grid(alpha=0.3)
-    handles = [Line2D([], [], color=COLOURS[way], label=LABELS[way]) for way in ways]
+    handles = [Line2D([], [], color=COLOURS[way], linestyle=LINES[way], label=LABELS[way]) for way in ways]
     panels[-1].legend(handles=handles, fontsize=8, loc="lower right")
     save_figure(figure, path)
 
@@ -110,9 +112,10 @@ def _draw_sizes(axes: Any, net: str, seeds: Mapping[int, Mapping[str, Any]]) -> 
     for way, label in LABELS.items():
         size, error = values_of(seeds, f"parameters_{way}"), values_of(seeds, f"error_{way}")
         if len(error):
-            axes.plot(size / 1000, error, "o", color=COLOURS[way], alpha=0.5, markersize=5)
-            axes.plot(size.mean() / 1000, error.mean(), "D", color=COLOURS[way], label=label, markersize=8)
-    axes.set(title=f"{net}: seeds (dots), means", xlabel="parameters (thousands)", ylabel="test error (%)")
+            look = {"color": COLOURS[way], "marker": MARKERS[way], "linestyle": "none"}
+            axes.plot(size / 1000, error, alpha=0.35, markersize=4, **look)
+            axes.plot(size.mean() / 1000, error.mean(), label=label, markersize=9, markerfacecolor="none", **look)
+    axes.set(title=f"{net}: single seeds (small) and means", xlabel="parameters (thousands)", ylabel="test error (%)")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
 

@@ -1,5 +1,7 @@
 """Crossed layers: against plain loops and plain layers, and as Keras layers."""
 
+import doctest
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from nets import NETS, inputs_for, outputs_of
 
 import tfprune as tfp
 from tfprune.layers import CROSSINGS, CrossedConv, CrossedDense
+from tfprune.layers import crossing as module
 
 INPUTS, OUTPUTS = [True, False, True, False, False], [False, True, True, False]
 ALL = pytest.mark.parametrize("crossing", CROSSINGS)
@@ -173,3 +176,7 @@ def test_mixed_precision():
 def test_refused(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_examples():
+    assert doctest.testmod(module, extraglobs={"np": np}).failed == 0

@@ -167,6 +167,44 @@ def test_units_whose_readers_have_no_others_of_their_kind_keep_what_they_read():
     assert new.get_layer("second").kernel.numpy().all()
 
 
+def of_dense_layers():
+    """Dense layers in a model within a model, one of them called twice, and a regularizer."""
+
+    def block(h, width, name):
+        return layers.ReLU()(layers.BatchNormalization(name=f"norm_{name}")(layers.Dense(width, name=name)(h)))
+
+    start = keras.Input((6,))
+    inner = keras.Model(start, block(start, 5, "c"), name="inner")
+    x, y = keras.Input((3,)), keras.Input((3,))
+    shared = layers.Dense(6, kernel_regularizer="l2", name="b")
+    first = keras.Sequential([keras.Input((3,)), layers.Dense(5, name="a"), layers.BatchNormalization()], name="first")
+    norm, relu = layers.BatchNormalization(name="norm_b"), layers.ReLU()
+    sides = [inner(norm(shared(relu(first(own))))) for own in (x, y)]
+    model = keras.Model([x, y], layers.Dense(2, name="out")(layers.Subtract()(sides)))
+    randomise(model)
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization):
+            layer.gamma.assign(np.where(np.arange(layer.gamma.shape[0]) % 2, 1e-4, layer.gamma.numpy()))
+    model.compile(keras.optimizers.SGD(1e-6), "mse", **EAGER)
+    return model
+
+
+@pytest.mark.parametrize("crossing", ["none", "attention"])
+def test_nested_models_and_layers_called_twice(crossing):
+    model = of_dense_layers()
+    inputs = [np.random.default_rng(n).normal(size=(20, 3)).astype("float32") for n in range(2)]
+    rejuvenation = NeuralRejuvenation(0.0, utilisation=0.99, crossing=crossing)
+    model.fit(inputs, np.ones((20, 2)), epochs=1, verbose=0, callbacks=[rejuvenation])
+    new = rejuvenation.rejuvenated()
+    expected = outputs_of(tfp.remove(model, rejuvenation.mask), inputs)
+    np.testing.assert_allclose(outputs_of(new, inputs), expected, rtol=1e-4, atol=1e-5)
+    crossed = [layer for layer in new._flatten_layers() if type(layer).__name__ == "CrossedDense"]
+    assert {layer.name for layer in crossed} == {"b", "c"}
+    assert new.get_layer("b").kernel_regularizer.l2 == pytest.approx(0.01)
+    new.fit(inputs, np.ones((20, 2)), verbose=0)
+    assert new.count_params() <= model.count_params()
+
+
 # Equal epochs ---------------------------------------------------------------------------------------------------------
 
 

@@ -99,6 +99,24 @@ def test_steps_with_infinite_gradients_are_left_out():
     assert_pairs(pairs_of(model), start)
 
 
+def test_rows_of_an_embedding_that_were_not_looked_up_are_pulled_as_well():
+    def make():
+        x = keras.Input((2,), dtype="int32")
+        h = layers.GlobalAveragePooling1D()(layers.Embedding(5, 4, name="table")(x))
+        model = randomise(keras.Model(x, layers.Dense(2, use_bias=False, name="out")(h)))
+        model.compile(plain_sgd(), "mse", **EAGER)
+        return model
+
+    without, model = make(), make()
+    table, out = (w.numpy().astype("float64") for w in model.weights)
+    x, y = np.array([[0, 1], [1, 3]]), np.ones((2, 2))
+    fit(without, [], x, y)
+    fit(model, [SparsifyDuringTraining("group_norm", STRENGTH, method="gradient")], x, y)
+    lengths = np.sqrt((table**2).sum(0) + (out**2).sum(1))
+    expected = without.weights[0].numpy() - RATE * STRENGTH * np.sqrt(5 + 2) * table / lengths
+    np.testing.assert_allclose(model.weights[0].numpy(), expected, rtol=1e-4, atol=1e-6)
+
+
 def norm_net(seed=3, **options):
     """Two convolutions with batch norms, and a third behind a sum that two norms go into."""
     x = keras.Input((6, 6, 2), name="image")
@@ -446,6 +464,13 @@ def test_flops_of_open_lengths_are_refused():
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="depend on the data"):
         fit(model, [SparsifyDuringTraining("group_norm", 0.1, resource="flops")], np.ones((4, 5, 3)), np.ones((4, 2)))
+
+
+def test_weights_that_are_not_finite():
+    x, y = data_of()
+    model = dense_net(optimizer=keras.optimizers.SGD(1e30), **EAGER)
+    with pytest.raises(ValueError, match="weights of the units of 'first', 'second' are NaN or infinite"):
+        fit(model, [SparsifyDuringTraining("group_norm", 0.1)], x, y, batch_size=4)
 
 
 def test_nothing_is_known_before_fit():

@@ -78,8 +78,17 @@ class PenalisedUnits:
         """Returns which units are alive: those whose norm is no less than a share of the largest of their group.
 
         One unit at least stays of each group.
+
+        Raises:
+            ValueError: if a weight is NaN or infinite.
         """
         norms = self.norms().numpy()
+        broken = [name for name in self.sizes if not np.isfinite(norms[self._slice(name)]).all()]
+        if broken:
+            raise ValueError(
+                f"weights of the units of {', '.join(map(repr, broken))} are NaN or infinite. A learning rate that is "
+                "too high does this; keras.callbacks.TerminateOnNaN stops such a training."
+            )
         result = {}
         for name in self.sizes:
             own = norms[self._slice(name)]

@@ -294,11 +294,11 @@ def _checked_names(options: dict[str, Any]) -> dict[str, Any]:
 
 def _go_on(source: Any, model: keras.Model) -> None:
     """Lets a learning-rate schedule go on where the old optimizer was; without one a fresh optimizer begins anew."""
-    target = model.optimizer
-    inner = getattr(source, "inner_optimizer", source)
-    if isinstance(inner._learning_rate, LearningRateSchedule):
-        target.build(model.trainable_variables)
-        target.iterations.assign(inner.iterations)
+    old, new = (getattr(own, "inner_optimizer", own) for own in (source, model.optimizer))
+    if isinstance(old._learning_rate, LearningRateSchedule):
+        model.optimizer.build(model.trainable_variables)
+        # The attribute, as the property counts accumulated gradients as one.
+        new._iterations.assign(old._iterations)
 
 
 def _most_units(graph: UnitGraph, survived: Mapping[str, int], budget: int, settings: _Settings) -> dict[str, int]:
