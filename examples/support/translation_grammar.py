@@ -1,0 +1,118 @@
+"""A small grammar of English and Spanish sentences, whose tense, number, gender and parentheses are known exactly.
+
+A sentence says who did what: "the tall teachers (with the cat) painted a red house." becomes "las maestras altas (con
+el gato) pintaron una casa roja." Adjectives change their place, and articles, adjectives and verbs their form.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from support.translation_data import Pair
+
+NUMBERS = ("singular", "plural")
+GENDERS = ("masculine", "feminine")
+TENSES = ("past", "present", "future")
+
+# English, Spanish, gender; the plural of both ends on s.
+_NOUNS = [
+    ("cat", "gato", 0),
+    ("dog", "perro", 0),
+    ("brother", "hermano", 0),
+    ("boy", "niño", 0),
+    ("book", "libro", 0),
+    ("boat", "barco", 0),
+    ("garden", "huerto", 0),
+    ("shoe", "zapato", 0),
+    ("hat", "sombrero", 0),
+    ("knife", "cuchillo", 0),
+    ("teacher", "maestra", 1),
+    ("sister", "hermana", 1),
+    ("girl", "niña", 1),
+    ("queen", "reina", 1),
+    ("house", "casa", 1),
+    ("table", "mesa", 1),
+    ("window", "ventana", 1),
+    ("spoon", "cuchara", 1),
+    ("letter", "carta", 1),
+    ("door", "puerta", 1),
+]
+_ENGLISH_PLURALS = {"knife": "knives"}
+# English, Spanish without its ending.
+_ADJECTIVES = [
+    ("red", "roj"),
+    ("long", "larg"),
+    ("new", "nuev"),
+    ("white", "blanc"),
+    ("small", "pequeñ"),
+    ("tall", "alt"),
+    ("clean", "limpi"),
+    ("cheap", "barat"),
+]
+_VERBS = [
+    ("paint", "pint"),
+    ("watch", "mir"),
+    ("wash", "lav"),
+    ("want", "dese"),
+    ("need", "necesit"),
+    ("visit", "visit"),
+    ("follow", "acompañ"),
+    ("repair", "repar"),
+]
+# By number: English; then Spanish by gender.
+_ARTICLES = [
+    (("the", "the"), (("el", "los"), ("la", "las"))),
+    (("a", "some"), (("un", "unos"), ("una", "unas"))),
+    (("this", "these"), (("este", "estos"), ("esta", "estas"))),
+    (("my", "my"), (("mi", "mis"), ("mi", "mis"))),
+]
+_PREPOSITIONS = [("with", "con"), ("without", "sin"), ("near", "junto a")]
+# Spanish endings by tense and number.
+_ENDINGS = (("ó", "aron"), ("a", "an"), ("ará", "arán"))
+
+
+def generated_pairs(num_pairs: int, seed: int = 0) -> list[Pair]:
+    """Different random sentences of the grammar with their translations."""
+    random = np.random.default_rng([seed, 2])
+    pairs: dict[str, Pair] = {}
+    while len(pairs) < num_pairs:
+        pair = _sentence(random)
+        pairs.setdefault(pair.source, pair)
+    return list(pairs.values())
+
+
+def _pick(random: np.random.Generator, rows: list) -> tuple:
+    return rows[random.integers(len(rows))]
+
+
+def _noun_phrase(random: np.random.Generator, plural: int, adjective_chance: float) -> Pair:
+    english, spanish, gender = _pick(random, _NOUNS)
+    articles, spanish_articles = _pick(random, _ARTICLES)
+    noun = _ENGLISH_PLURALS.get(english, f"{english}s") if plural else english
+    source, target = [articles[plural]], [spanish_articles[gender][plural], spanish + "s" * plural]
+    if random.random() < adjective_chance:
+        adjective, stem = _pick(random, _ADJECTIVES)
+        source.append(adjective)
+        target.append(stem + "oa"[gender] + "s" * plural)
+    return Pair(" ".join([*source, noun]), " ".join(target))
+
+
+def _verb(random: np.random.Generator, plural: int) -> Pair:
+    english, stem = _pick(random, _VERBS)
+    tense = random.integers(len(TENSES))
+    # "wash" and "watch" take an e before the s.
+    present = english if plural else english + ("es" if english.endswith(("sh", "ch")) else "s")
+    forms = (f"{english}ed", present, f"will {english}")
+    return Pair(forms[tense], stem + _ENDINGS[tense][plural])
+
+
+def _sentence(random: np.random.Generator) -> Pair:
+    plural = int(random.integers(2))
+    parts = [_noun_phrase(random, plural, 0.5), _verb(random, plural), _noun_phrase(random, int(random.integers(2)), 0.4)]
+    if random.random() < 0.4:
+        preposition = _pick(random, _PREPOSITIONS)
+        phrase = _noun_phrase(random, int(random.integers(2)), 0.0)
+        aside = Pair(f"({preposition[0]} {phrase.source})", f"({preposition[1]} {phrase.target})")
+        parts.insert(1 if random.random() < 0.5 else 3, aside)
+    return Pair(*(" ".join(getattr(part, side) for part in parts) + "." for side in ("source", "target")))
