@@ -11,7 +11,6 @@ import re
 import numpy as np
 from support.translation_data import Pair
 
-NUMBERS = ("singular", "plural")
 GENDERS = ("masculine", "feminine")
 TENSES = ("past", "present", "future")
 
@@ -109,10 +108,31 @@ def _verb(random: np.random.Generator, plural: int) -> Pair:
 
 def _sentence(random: np.random.Generator) -> Pair:
     plural = int(random.integers(2))
-    parts = [_noun_phrase(random, plural, 0.5), _verb(random, plural), _noun_phrase(random, int(random.integers(2)), 0.4)]
+    parts = [
+        _noun_phrase(random, plural, 0.5),
+        _verb(random, plural),
+        _noun_phrase(random, int(random.integers(2)), 0.4),
+    ]
     if random.random() < 0.4:
         preposition = _pick(random, _PREPOSITIONS)
         phrase = _noun_phrase(random, int(random.integers(2)), 0.0)
         aside = Pair(f"({preposition[0]} {phrase.source})", f"({preposition[1]} {phrase.target})")
         parts.insert(1 if random.random() < 0.5 else 3, aside)
     return Pair(*(" ".join(getattr(part, side) for part in parts) + "." for side in ("source", "target")))
+
+
+def _articles_of(plural: int) -> frozenset[str]:
+    return frozenset(forms[gender][plural] for _, forms in _ARTICLES for gender in range(len(GENDERS)))
+
+
+SINGULAR_ARTICLES, PLURAL_ARTICLES = _articles_of(0), _articles_of(1)
+_STEMS = "|".join(stem for _, stem in _VERBS)
+_GROUPS = "|".join(f"(?P<{tense}>{'|'.join(forms)})" for tense, forms in zip(TENSES, _ENDINGS, strict=True))
+# Finds the verb of a Spanish sentence; the group that matches is its tense.
+TENSE_PATTERN = re.compile(rf"\b(?:{_STEMS})(?:{_GROUPS})\b")
+_GENDER_OF = {spanish: GENDERS[gender] for _, spanish, gender in _NOUNS}
+
+
+def gender_of(noun: str) -> str | None:
+    """Gender of a Spanish noun of the grammar, singular or plural; None if it has no such noun."""
+    return _GENDER_OF.get(noun) or _GENDER_OF.get(noun.removesuffix("s"))

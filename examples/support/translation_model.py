@@ -36,7 +36,7 @@ def translation_net(num_sources: int, num_targets: int, *, units: int, num_layer
 
     Encoder and decoder have ``num_layers`` LSTM layers each, ``encoder_1``, ``decoder_1`` and so on. The decoder starts
     from the encoder's last states through dense bridges, so that units of both stay apart: without them a unit of the
-    encoder and one of the decoder would be one. Attention is Luong's with a matrix between decoder and encoder.
+    encoder and one of the decoder would be one. Attention is Luong's, with a matrix between decoder and encoder.
     """
     layers = keras.layers
     source = keras.Input((None,), dtype="int32", name="source")
@@ -55,8 +55,8 @@ def translation_net(num_sources: int, num_targets: int, *, units: int, num_layer
         h = layers.Dropout(dropout, name=f"decoder_{number}_dropout")(h)
         lstm = layers.LSTM(units, return_sequences=True, return_state=True, name=f"decoder_{number}")
         h, *_ = lstm(h, initial_state=starts[number - 1])
-    query = layers.Dense(units, use_bias=False, name="query")(h)
-    context = layers.Attention(name="attention")([query, encoded])
+    key = layers.Dense(units, use_bias=False, name="key")(encoded)
+    context = layers.Attention(name="attention")([h, encoded, key])
     h = layers.Concatenate(name="decoded_and_context")([h, context])
     h = layers.Dense(units, activation="tanh", name="attended")(h)
     h = layers.Dropout(dropout, name="attended_dropout")(h)
