@@ -14,6 +14,7 @@ from keras import layers, ops
 from keras.src.applications import convnext
 
 from tfprune.graph import register
+from tfprune.layers import ONLSTM, ONLSTMCell
 
 VOCABULARY = 9
 """Every Embedding here has as many entries."""
@@ -526,6 +527,26 @@ def bidirectional_unequal_activations():
     )(x)
     h = layers.GlobalAveragePooling1D(name="mean")(h)
     return x, Dense(2, name="out")(layers.Concatenate(name="joined")([h, forward, backward]))
+
+
+@net
+def on_lstm():
+    """Units are chunks, and the last chunk of the paper's form is dead; both forms, and two directions."""
+    x = keras.Input((5, 3), name="x")
+    h = ONLSTM(8, 2, return_sequences=True, name="first")(x)
+    h = layers.Bidirectional(ONLSTM(6, 2, master_input="reverse", return_sequences=True), name="both")(h)
+    h = ONLSTM(6, 3, go_backwards=True, unroll=True, master_input="reverse", name="last")(h)
+    return x, Dense(2, name="out")(h)
+
+
+@net
+def on_lstm_states():
+    """An RNN around the cell, missing entries, states that go in and out, and a c that is read."""
+    x = keras.Input((6,), dtype="int32", name="x")
+    h = layers.Embedding(VOCABULARY, 4, mask_zero=True, name="embedding")(x)
+    h, last, cell = layers.RNN(ONLSTMCell(6, 2), return_sequences=True, return_state=True, name="encoder")(h)
+    h = ONLSTM(6, 2, name="decoder")(Dense(3, "tanh", name="dense")(h), initial_state=[last, cell])
+    return x, Dense(2, name="out")(layers.Concatenate(name="joined")([h, Dense(3, "relu", name="of_cell")(cell)]))
 
 
 @net

@@ -277,7 +277,7 @@ def test_the_original_stays_as_it_is(repair, dense_net, generator):
 
 # Law 4: a plain result ------------------------------------------------------------------------------------------------
 
-CUSTOM = {"lambda_wall"}
+CUSTOM = {"lambda_wall", "on_lstm", "on_lstm_states"}
 """Nets that Keras itself loads only with what the user gives it."""
 
 LOADER = """
@@ -305,19 +305,35 @@ def classes_of(model):
     return {type(layer) for layer in model._flatten_layers()} | {type(node.operation) for node in nodes_of(model)}
 
 
+WIDENED = ["dense_chain", "conv_2d", "batch_norm", "lstm_stacked", "attention_self", "nested_functional", "siamese"]
+"""Nets that are widened there, too."""
+
+
+def plain_results():
+    """Yields nets with fewer units by name, and some with more."""
+    for name in NETS:
+        if name not in CUSTOM:
+            model = NETS[name]()
+            graph = tfprune.unit_groups(model)
+            small = remove(model, random_mask(graph, 3))
+            assert classes_of(small) <= classes_of(model)
+            yield name, small
+        if name in WIDENED:
+            wide = tfprune.widen(model, {group: size + 2 for group, size in graph.sizes.items()})
+            assert classes_of(wide) <= classes_of(model)
+            yield f"{name}_widened", wide
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_loads_where_tfprune_cannot_be_imported(tmp_path):
     """All nets in one process, as starting it takes seconds."""
-    names = [name for name in NETS if name not in CUSTOM]
-    for name in names:
-        model = NETS[name]()
-        graph = tfprune.unit_groups(model)
-        small = remove(model, random_mask(graph, 3))
-        assert classes_of(small) <= classes_of(model)
-        inputs = inputs_for(small)
-        small.save(tmp_path / f"{name}.keras")
+    names = []
+    for name, result in plain_results():
+        names.append(name)
+        inputs = inputs_for(result)
+        result.save(tmp_path / f"{name}.keras")
         arrays = {f"x{number}": x for number, x in enumerate(inputs)}
-        np.savez(tmp_path / f"{name}.npz", **arrays, y=outputs_of(small, inputs))
+        np.savez(tmp_path / f"{name}.npz", **arrays, y=outputs_of(result, inputs))
         keras.utils.clear_session(free_memory=False)
     # Convolutions are turned about there too where TensorFlow has no kernel for them.
     program, path = f"import conftest\n{textwrap.dedent(LOADER)}", str(Path(__file__).parent)

@@ -19,7 +19,7 @@ from tfprune.masking import with_on_nodes
 
 def test_examples_in_docstrings():
     names = {"np": np, **vars(tfprune.layers)}
-    results = doctest.testmod(tfprune.layers, extraglobs=names)
+    results = doctest.testmod(tfprune.layers.masks, extraglobs=names)
     assert results.attempted > 0 and results.failed == 0
 
 

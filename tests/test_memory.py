@@ -12,7 +12,7 @@ from nets import NETS, inputs_for
 from tensorflow.python.framework.func_graph import FuncGraph
 
 import tfprune
-from tfprune import experiments, export, graph, saliency, statistics, training
+from tfprune import experiments, export, graph, neurons, saliency, statistics, training
 from tfprune.cache import Recent
 from tfprune.saliency import weights
 
@@ -69,6 +69,7 @@ CALLS = {
         tfprune.with_on_nodes(model), (X, Y), MASKS, loss=LOSS, progress=False
     ),
     "unit_groups": tfprune.unit_groups,
+    "widen": lambda model: tfprune.widen(model, {"first": 7}),
     "with_on_nodes": tfprune.with_on_nodes,
     "with_on_nodes, called": lambda model: tfprune.with_on_nodes(model)([X, MASKS[:1].astype("float32")]),
     "zero_weights": lambda model: tfprune.zero_weights(
@@ -103,9 +104,29 @@ CALLS = {
         model, X, target=lambda outputs: outputs[:, 0] * model.count_params()
     ),
     "distinctiveness.prune": lambda model: tfprune.distinctiveness.prune(model, X, similar=40.0),
+    "neurons.activations": lambda model: neurons.activations(model, X, progress=False),
+    "neurons.max_correlation": lambda model: neurons.max_correlation([model, model], X, progress=False),
     "experiments.random_subsets": lambda model: experiments.random_subsets(
         model, (X, Y), probability=0.5, num_subsets=4, seed=0, progress=False
     ),
+    "experiments.ablation_curve": lambda model: experiments.ablation_curve(
+        model, (X, Y), saliency.weight_norm(model), steps=3, metric="accuracy"
+    ),
+    "experiments.ablation_curve, predict": lambda model: experiments.ablation_curve(
+        model,
+        (X, Y),
+        saliency.weight_norm(model),
+        steps=3,
+        metric=lambda targets, outputs: float(outputs.mean()),
+        predict=lambda own, inputs: np.asarray(own(inputs[0])),
+    ),
+    "experiments.dose_curve": lambda model: experiments.dose_curve(
+        model, (X, Y), "first[0]", [1.0], measured=lambda outputs: outputs.argmax(axis=-1)
+    ),
+    "neurons.activations": lambda model: neurons.activations(model, X, progress=False),
+    "neurons.conductance": lambda model: neurons.conductance(model, X[:20], layers="first"),
+    "neurons.control": lambda model: neurons.control(model, "first[0]", z=1.0, data=X),
+    "neurons.max_correlation": lambda model: neurons.max_correlation([model, model], X, layers="first", progress=False),
     "experiments.point_gradients": lambda model: experiments.point_gradients(model, (X, Y)),
     "training.PruneDuringTraining": fitted(
         lambda model: training.PruneDuringTraining(

@@ -84,7 +84,7 @@ def test_is_described_and_says_what_it_returns(name):
     assert not missing, missing
 
 
-MODELS = ["remove", "remove_dead", "with_on_nodes", "zero_weights"]
+MODELS = ["remove", "remove_dead", "widen", "with_on_nodes", "zero_weights"]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -9,6 +9,7 @@ from tfprune import (
     export,
     graph,
     layers,
+    neurons,
     plots,
     relevance,
     repair,
@@ -21,7 +22,7 @@ from tfprune.export import compare
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.masking import sweep, with_on_nodes
 from tfprune.select import keep_above, keep_budget, keep_random, keep_top
-from tfprune.surgery import remove, remove_dead, zero_weights
+from tfprune.surgery import remove, remove_dead, widen, zero_weights
 from tfprune.units import LayerValues
 
 try:
@@ -43,6 +44,7 @@ __all__ = [
     "keep_random",
     "keep_top",
     "layers",
+    "neurons",
     "plots",
     "relevance",
     "remove",
@@ -54,6 +56,7 @@ __all__ = [
     "sweep",
     "training",
     "unit_groups",
+    "widen",
     "with_on_nodes",
     "zero_weights",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from keras.src import backend
 
 from tfprune.graph.walk import functional
 from tfprune.units import describe_unknown
@@ -23,7 +24,8 @@ def sample_loss(model: keras.Model, loss: Any = None) -> SampleLoss:
     """Returns a function `(targets, outputs) -> losses` of shape `(num_samples,)`.
 
     The loss of a sample is the mean over the remaining axes of what the loss function returns, so that the mean over
-    samples is what `evaluate` reports (without regularisation terms).
+    samples is what `evaluate` reports (without regularisation terms). Steps that Keras masks do not count; each sample
+    then weighs the same, where `evaluate` has each step of a batch weigh the same.
 
     Args:
         model: the model; `loss=None` takes the loss that it was compiled with, loss weights included.
@@ -218,6 +220,7 @@ def _one_output(loss: Any, output: str) -> SampleLoss:
     name = getattr(loss, "name", None) or getattr(loss, "__name__", str(loss))
 
     def losses(targets: Any, outputs: Any) -> Any:
+        keras_mask = backend.get_keras_mask(outputs)
         targets, outputs = ops.convert_to_tensor(targets), ops.convert_to_tensor(outputs)
         _check_shape(own, output, tuple(targets.shape), tuple(outputs.shape))
         if len(targets.shape) == len(outputs.shape) - 1 and outputs.shape[-1] == 1:
@@ -228,6 +231,17 @@ def _one_output(loss: Any, output: str) -> SampleLoss:
                 f"loss: {name!r} returns one number for a whole batch, so the loss of a sample cannot be told. Return "
                 "one value per sample, shape (batch,), and leave the mean to Keras (a Loss does so with its reduction)."
             )
-        return ops.mean(ops.reshape(values, (ops.shape(values)[0], -1)), axis=1)
+        return _mean_of_samples(values, keras_mask)
 
     return losses
+
+
+def _mean_of_samples(values: Any, keras_mask: Any) -> Any:
+    """Returns the mean of each sample, `(num_samples,)`, over what is not masked."""
+    if keras_mask is None or len(keras_mask.shape) > len(values.shape):
+        return ops.mean(ops.reshape(values, (ops.shape(values)[0], -1)), axis=1)
+    for _ in range(len(values.shape) - len(keras_mask.shape)):
+        keras_mask = ops.expand_dims(keras_mask, -1)
+    counted = ops.reshape(ops.cast(keras_mask, values.dtype) * ops.ones_like(values), (ops.shape(values)[0], -1))
+    values = ops.reshape(values, (ops.shape(values)[0], -1))
+    return ops.sum(values * counted, axis=1) / ops.maximum(ops.sum(counted, axis=1), 1)

@@ -24,6 +24,7 @@ def halved(model):
 EXPORTED = [
     *["dense_chain", "conv_2d", "batch_norm", "embedding_mask", "lstm_states", "encoder_decoder_gru"],
     *["attention_self", "several_outputs", "nested_functional", "ops_slices"],
+    pytest.param("on_lstm", marks=pytest.mark.slow),
 ]
 
 

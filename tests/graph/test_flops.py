@@ -11,6 +11,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from tfprune import unit_groups
 from tfprune.graph import count_flops, count_parameters, flops_by_layer, register_flops
 from tfprune.graph.flops import Costs, guessed_flops
+from tfprune.layers import ONLSTM
 from tfprune.surgery import remove
 
 
@@ -58,6 +59,15 @@ def test_counts_an_unrolled_recurrent_layer_as_the_profiler_does(cell):
     """The profiler does not see into loops, so the loop is unrolled for it; the count is that of the loop."""
     unrolled, looped = (model_of((5, 3), cell(4, unroll=unroll)) for unroll in (True, False))
     assert count_flops(unit_groups(unrolled)) == count_flops(unit_groups(looped)) == profiled(unrolled)
+
+
+@pytest.mark.parametrize(("units", "chunk_size", "num_levels"), [(6, 2, 3), (4, 1, 4), (6, 3, 5)])
+def test_counts_an_unrolled_on_lstm_as_the_profiler_does(units, chunk_size, num_levels):
+    """But for four sizes of parts that Keras computes at each of the five steps."""
+    unrolled, looped = (
+        model_of((5, 3), ONLSTM(units, chunk_size, num_levels=num_levels, unroll=unroll)) for unroll in (True, False)
+    )
+    assert count_flops(unit_groups(unrolled)) == count_flops(unit_groups(looped)) == profiled(unrolled) - 4 * 5
 
 
 def test_counts_a_gru_that_resets_before_the_product():

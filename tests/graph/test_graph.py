@@ -62,6 +62,8 @@ SIZES = {
     "bidirectional_mul": {"first/forward": 4, "second/forward": 3},
     "bidirectional_none": {"both/forward": 4, "of_backward": 4},
     "bidirectional_unequal_activations": {"both/forward": 5},
+    "on_lstm": {"first/chunks": 4, "both/forward/chunks": 3, "last/chunks": 2},
+    "on_lstm_states": {"embedding": 4, "encoder/chunks": 3, "dense": 3, "of_cell": 3},
     "time_distributed": {"conv": 4, "dense": 5, "rnn": 3},
     "attention_self": {"first": 6, "heads/heads": 3, "heads": 6, "last": 5},
     "attention_cross": {"key": 5, "query": 6, "value": 4, "heads/heads": 3, "heads": 7},

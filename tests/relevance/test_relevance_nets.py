@@ -38,7 +38,7 @@ def total(arrays):
 EVERY_LAYER = [
     *["dense_chain", "hidden_softmax", "einsum_per_unit", "conv_1d", "conv_2d", "conv_3d", "conv_2d_transpose"],
     *["grouped_conv_block", "depthwise_conv", "separable_conv", "channels_first", "embedding_mask", "embedding_mean"],
-    *["simple_rnn", "gru_reset_after", "gru_reset_before", "lstm_stacked", "encoder_decoder_lstm"],
+    *["simple_rnn", "gru_reset_after", "gru_reset_before", "lstm_stacked", "encoder_decoder_lstm", "on_lstm"],
     *["bidirectional_concat", "bidirectional_mul", "time_distributed", "attention_cross", "attention_masked"],
     *[
         "attention_grouped",
@@ -78,7 +78,9 @@ def test_conservation(name):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["conv_2d", "transformer_block", "lstm_states", "attention_self", "layer_norm", "dot"])
+@pytest.mark.parametrize(
+    "name", ["conv_2d", "transformer_block", "lstm_states", "on_lstm", "attention_self", "layer_norm", "dot"]
+)
 def test_the_baseline_explains_the_difference(name):
     """And it is symmetric in the two."""
     model = NETS[name]()

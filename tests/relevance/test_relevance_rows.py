@@ -1,5 +1,7 @@
 """Rows of relevance against replicas: maxima over axes, attention without heads, masked recurrent layers, slices."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from keras import layers, ops
 from nets import EARLY_KERAS
 
 from tfprune import relevance
+from tfprune.layers import ONLSTM
 from tfprune.relevance import Composite, explain
 
 
@@ -231,6 +234,7 @@ DIRECTIONS = [
     (layers.GRU, "ave", False),
     (layers.LSTM, "sum", True),
     (layers.LSTM, None, False),
+    pytest.param(partial(ONLSTM, chunk_size=1), "concat", True, marks=pytest.mark.slow),
 ]
 
 

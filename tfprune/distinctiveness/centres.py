@@ -10,6 +10,7 @@ from keras import layers
 
 from tfprune.graph import Group, Member
 from tfprune.graph.wiring import Wiring
+from tfprune.layers import ONLSTM
 
 _HALF = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
 _NONLINEAR = (layers.ReLU, layers.LeakyReLU, layers.ELU, layers.PReLU)
@@ -59,7 +60,7 @@ def _at_home(wiring: Wiring, member: Member, size: int) -> np.ndarray:
 
 def _own_activation(layer: Any) -> Any:
     # The state of an LSTM is a product with its output gate, whose middle is zero whatever the activation.
-    return None if isinstance(layer, layers.LSTM) else getattr(layer, "activation", None)
+    return None if isinstance(layer, layers.LSTM | ONLSTM) else getattr(layer, "activation", None)
 
 
 def _of(activation: Any) -> float:

@@ -3,6 +3,8 @@
 Each run takes a model and data and returns a frozen record. Nothing is drawn here; `tfprune.plots` draws from records.
 """
 
+from tfprune.experiments.doses import DoseCurve, dose_curve
+from tfprune.experiments.erasing import AblationCurves, ablation_curve, removal_curve
 from tfprune.experiments.grid_results import FailedRun, GridResults, Run, load_grid
 from tfprune.experiments.grids import grid
 from tfprune.experiments.records import FlipPaths, MaskedOutputs, PointGradients, RandomSubsets, Record
@@ -12,6 +14,8 @@ from tfprune.experiments.runs import flip_paths, masked_outputs, plane_grid, poi
 
 __all__ = [
     "REPAIRS",
+    "AblationCurves",
+    "DoseCurve",
     "FailedRun",
     "FlipPaths",
     "GridResults",
@@ -22,7 +26,9 @@ __all__ = [
     "RemovalGrid",
     "Run",
     "TrainingAfterRemoval",
+    "ablation_curve",
     "accuracy_curves",
+    "dose_curve",
     "flip_paths",
     "grid",
     "load_grid",
@@ -30,6 +36,7 @@ __all__ = [
     "plane_grid",
     "point_gradients",
     "random_subsets",
+    "removal_curve",
     "removal_grid",
     "train_after_removal",
 ]

@@ -15,6 +15,7 @@ from keras import layers
 from tfprune.graph.flops_table import Call, flops_row_of, register_flops
 from tfprune.graph.rows_ops import operations
 from tfprune.graph.rows_shape import layer_classes
+from tfprune.layers import RECURRENT, ONLSTMCell
 
 _SOFTMAX = 5
 """Operations per number of a softmax: two to shift, one to exponentiate, two to normalize."""
@@ -113,10 +114,10 @@ def reversible_embedding(call: Call) -> float:
 
 
 # Numbers per unit and time step that a cell adds and multiplies besides its kernels and biases.
-_CELL_ARITHMETIC = {layers.SimpleRNNCell: 0, layers.GRUCell: 5, layers.LSTMCell: 4}
+_CELL_ARITHMETIC = {layers.SimpleRNNCell: 0, layers.GRUCell: 5, layers.LSTMCell: 4, ONLSTMCell: 11}
 
 
-@register_flops(layers.SimpleRNN, layers.GRU, layers.LSTM, layers.RNN)
+@register_flops(*RECURRENT)
 def recurrent(call: Call) -> float:
     """Both kernels at every time step."""
     if type(call.operation.cell) not in _CELL_ARITHMETIC:
@@ -130,7 +131,11 @@ def _one_direction(call: Call, layer) -> int:
     bias = prod(call.weight(cell.bias)) if cell.bias is not None else 0
     # What the two kernels give is added up.
     step = 2 * (prod(kernel) + prod(recurrent_kernel)) + kernel[1] + bias
-    return call.inputs[0][1] * (step + _CELL_ARITHMETIC[type(cell)] * recurrent_kernel[0])
+    step += _CELL_ARITHMETIC[type(cell)] * recurrent_kernel[0]
+    if type(cell) is ONLSTMCell:
+        # Two softmaxes over the levels, and their sums as products with zeros and ones.
+        step += 2 * cell.num_levels * (_SOFTMAX + 2 * recurrent_kernel[0])
+    return call.inputs[0][1] * step
 
 
 @register_flops(layers.Bidirectional)

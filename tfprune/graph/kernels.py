@@ -20,7 +20,7 @@ from tfprune.graph.rows_kernel import einsum_letters
 from tfprune.graph.rows_shape import layer_classes
 from tfprune.graph.step import Exit
 from tfprune.graph.walk import substituted
-from tfprune.layers import is_plain_recurrent
+from tfprune.layers import RECURRENT, is_plain_recurrent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,12 @@ class Kernel:
             flags = [*flags[: self.taps], flags[-1], *flags[self.taps : -1]]
         rows, outputs = flags[self.taps : self.taps + self.row_axes], flags[self.taps + self.row_axes :]
         return _outer(rows), _outer(outputs)
+
+    @property
+    def summed_axes(self) -> range:
+        """The axes of the kernel that are rows."""
+        rank = len(self.kernel.shape)
+        return range(rank - 1, rank) if self.rows_last else range(self.taps, self.taps + self.row_axes)
 
     @property
     def numbers(self) -> np.ndarray:
@@ -139,7 +145,7 @@ def _separable_convolution(layer: Any) -> list[Kernel]:
     return [Kernel(layer=layer, kernel=layer.pointwise_kernel, taps=layer.rank)]
 
 
-@_row(layers.SimpleRNN, layers.GRU, layers.LSTM, layers.RNN)
+@_row(*RECURRENT)
 def _recurrent(layer: Any) -> list[Kernel]:
     if not is_plain_recurrent(layer):
         return []
@@ -254,17 +260,49 @@ def _reversible_embedding_positions(exit: Exit) -> np.ndarray:
 
 
 def _by_ids(graph: UnitGraph, exit: Exit) -> np.ndarray | None:
+    found = _axis_by_ids(graph, exit)
+    if found is None:
+        return None
+    variable, axis = found
+    rows = np.moveaxis(_numbers(variable), axis, 0)
+    return rows.reshape(len(rows), 1, -1)
+
+
+def _axis_by_ids(graph: UnitGraph, exit: Exit) -> tuple[Any, int] | None:
     """Finds the one weight axis that holds the ids of the exit; among several the choice would be a guess."""
     found = []
     for variable in exit.operation.weights:
         weight = graph.records.weights.get(id(variable))
         if weight is not None and len(variable.shape) > 1:
             found += [(variable, axis) for axis, ids in enumerate(weight.axes) if np.array_equal(ids, exit.ids)]
-    if len(found) != 1:
-        return None
-    ((variable, axis),) = found
-    rows = np.moveaxis(_numbers(variable), axis, 0)
-    return rows.reshape(len(rows), 1, -1)
+    return found[0] if len(found) == 1 else None
+
+
+def row_axes(graph: UnitGraph, exit: Exit) -> list[tuple[Any, int]]:
+    """Returns the weights by which an exit's layer reads units, each with the axis along which lie those it sums over.
+
+    Where all numbers of a unit are zero there, it adds nothing to what the layer gives out.
+
+    Args:
+        graph: the reading of the model.
+        exit: one of `graph.records.exits`.
+
+    Returns:
+        `(variable, axis)` for every axis of every kernel of the layer that is summed over; nothing where no weights
+        read, where they cannot be told, or where those that read units make them, too.
+    """
+    layer = exit.operation
+    if not exit.kernel:
+        return []
+    if type(layer) is layers.EinsumDense:
+        _, letters, target = einsum_letters(layer.equation, layer.input_spec.ndim)
+        return [(layer.kernel, axis) for axis, letter in enumerate(letters) if letter not in target]
+    if type(layer) in layer_classes("ReversibleEmbedding"):
+        return [] if layer.tie_weights else [(layer.reverse_embeddings, 0)]
+    if type(layer) in _table:
+        return [(kernel.kernel, axis) for kernel in kernels_of(layer) for axis in kernel.summed_axes]
+    found = _axis_by_ids(graph, exit)
+    return [] if found is None else [found]
 
 
 def making_kernels(graph: UnitGraph) -> Iterator[tuple[Any, int, np.ndarray]]:

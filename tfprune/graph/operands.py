@@ -96,11 +96,11 @@ def _cut_along(step: Step, given: Sequence[Operand], axis: int, ids: np.ndarray 
     for own in given:
         if own.is_constant and ids is not None and own.shape[axis] == len(ids):
             # Counted from the back, where no axes have been put in.
-            step.argument(own.path, ids, _kept_along(axis - len(own.shape)))
+            step.argument(own.path, ids, _repeated_along(axis - len(own.shape)))
 
 
-def _kept_along(axis: int) -> Callable[[Any, np.ndarray], np.ndarray]:
-    return lambda old, kept: np.take(keras.ops.convert_to_numpy(old), np.flatnonzero(kept), axis=axis)
+def _repeated_along(axis: int) -> Callable[[Any, np.ndarray], np.ndarray]:
+    return lambda old, counts: np.repeat(keras.ops.convert_to_numpy(old), counts, axis=axis)
 
 
 def joined(step: Step, given: Sequence[Operand], axis: int) -> Axes:

@@ -7,18 +7,27 @@ from typing import Any
 import numpy as np
 from keras import layers
 
+from tfprune.graph.ids import NOTHING
 from tfprune.graph.rows_shape import layer_classes
 from tfprune.graph.step import Axes, Signal, Step
 from tfprune.graph.table import register, row_of
-from tfprune.layers import MaskedBidirectional, MaskedMultiHeadAttention, MaskedRNN, is_plain_recurrent
+from tfprune.layers import (
+    RECURRENT,
+    MaskedBidirectional,
+    MaskedMultiHeadAttention,
+    MaskedRNN,
+    ONLSTMCell,
+    is_plain_recurrent,
+)
 
 _GATES = {layers.SimpleRNNCell: 1, layers.GRUCell: 3, layers.LSTMCell: 4}
 
 
-@register(layers.SimpleRNN, layers.GRU, layers.LSTM, layers.RNN)
+@register(*RECURRENT)
 def recurrent(step: Step, sequences: Signal, initial_state: Any = None, mask: Any = None, training=None) -> list[Axes]:
     if not is_plain_recurrent(step.operation):
-        reason = f"its cell is a {type(step.operation.cell).__name__}, not one SimpleRNNCell, GRUCell or LSTMCell"
+        cell = type(step.operation.cell).__name__
+        reason = f"its cell is a {cell}, not one SimpleRNNCell, GRUCell, LSTMCell or ONLSTMCell"
         return _wall(step, reason, sequences, initial_state)
     if step.operation.stateful:
         return _wall(step, "a stateful recurrent layer keeps its state between batches", sequences, initial_state)
@@ -49,21 +58,41 @@ def _sequence(layer: layers.RNN, ids: np.ndarray | None) -> Axes:
 def _one_direction(step: Step, sequences: Signal, initial_state: Any, slot: str) -> np.ndarray:
     """Ids of the units of one recurrent layer: kernel columns, recurrent rows and columns, states, all the same."""
     cell = step.operation.cell
-    gates = _GATES[type(cell)]
-    units = step.emit(cell.units, slot)
-    columns = np.tile(units, gates)
+    units, columns = _chunks(step, slot) if type(cell) is ONLSTMCell else _single_units(step, slot)
     step.weight(cell.kernel, step.contract(sequences), columns)
     step.weight(cell.recurrent_kernel, units, columns)
     step.contract_inside(units)
     if cell.bias is not None:
         step.weight(cell.bias, *[None] * (len(cell.bias.shape) - 1), columns)
-    # An RNN holds the configuration of its cell; the layers named after a cell hold what it holds.
-    step.size(("cell", "config", "units") if type(step.operation) is layers.RNN else "units", units)
+    step.size(_of_cell(step, "units"), units)
     step.activation(cell.activation, units)
     step.activation(getattr(cell, "recurrent_activation", None), units)
     for state in _signals(initial_state):
         step.unite(state.axes[-1], units)
     return units
+
+
+def _of_cell(step: Step, name: str) -> tuple[str, ...]:
+    """An RNN holds the configuration of its cell; the layers named after a cell hold what it holds."""
+    return ("cell", "config", name) if type(step.operation) is layers.RNN else (name,)
+
+
+def _single_units(step: Step, slot: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the ids of the units and of the kernels' columns, gate by gate."""
+    cell = step.operation.cell
+    units = step.emit(cell.units, slot)
+    return units, np.tile(units, _GATES[type(cell)])
+
+
+def _chunks(step: Step, slot: str) -> tuple[np.ndarray, np.ndarray]:
+    """The same where a unit is a chunk. It keeps its level: the columns of the master gates stay as they are."""
+    cell = step.operation.cell
+    chunks = step.emit(len(cell.levels), f"{slot}/chunks" if slot else "chunks")
+    step.size(
+        _of_cell(step, "levels"), chunks, lambda old, kept: [own for own, on in zip(old, kept, strict=True) if on]
+    )
+    units = np.repeat(chunks, cell.chunk_size)
+    return units, np.concatenate([np.full(2 * cell.num_levels, NOTHING), np.tile(units, 4)])
 
 
 @register(layers.Bidirectional)
@@ -73,7 +102,7 @@ def bidirectional(
     layer = step.operation
     directions = (layer.forward_layer, layer.backward_layer)
     if not all(map(is_plain_recurrent, directions)) or layer.stateful:
-        return _wall(step, "its directions are no plain SimpleRNN, GRU or LSTM", sequences, initial_state)
+        return _wall(step, "its directions are no plain SimpleRNN, GRU, LSTM or ONLSTM", sequences, initial_state)
     step.fix_axes(sequences, "a recurrent layer runs along this axis", keep=[-1])
     states = _signals(initial_state)
     half = len(states) // 2

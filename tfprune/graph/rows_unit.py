@@ -68,7 +68,7 @@ def rescaling(step: Step, inputs: Signal) -> Axes:
     for key in ("scale", "offset"):
         numbers = np.asarray(getattr(step.operation, key))
         if numbers.ndim == 1 and len(numbers) > 1 and inputs.axes[-1] is not None:
-            step.size(key, inputs.axes[-1], lambda old, kept: np.asarray(old)[kept].tolist())
+            step.size(key, inputs.axes[-1], lambda old, kept: np.repeat(old, kept).tolist())
         elif numbers.ndim > 1:
             step.fix_axes(inputs, f"its {key} has more than one axis")
     return inputs.axes

@@ -105,7 +105,11 @@ class WeightAxes:
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """A size inside a layer's config, or inside the arguments of one call, that follows how many of `ids` are kept."""
+    """A size inside a layer's config, or inside the arguments of one call, that follows how many of `ids` are kept.
+
+    `change` takes the size as it is, and for each of `ids` how many positions are to stand in its place: bool, kept or
+    not, in a cut; whole numbers where units are added, behind the position with more than one.
+    """
 
     path: tuple[str | int, ...]
     ids: np.ndarray

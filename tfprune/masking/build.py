@@ -13,7 +13,7 @@ from tfprune.borders import public
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.checks import named
 from tfprune.graph.walk import copied, fresh_input, functional, is_graph, run
-from tfprune.layers import MaskedBidirectional, MaskedRNN, MeanReplacement, TakeUnits
+from tfprune.layers import FixedOnNodes, MaskedBidirectional, MaskedRNN, MeanReplacement, TakeUnits
 from tfprune.units import LayerValues, check_like
 
 ON_NODES = "on_nodes"
@@ -89,9 +89,14 @@ def masked_model(
     sizes = {name: graph[name].size for name in chosen}
     if replacement is not None:
         replacement = check_like(replacement, sizes, "replacement", partial=True)
-    builder = _Builder(graph, chosen, replacement)
+    builder = MaskedBuilder(graph, chosen, replacement)
     masked = builder.build(model, model.name)
     return MaskedModel(masked, sizes, builder.replace if builder.replaceable else None)
+
+
+def masked_already(model: keras.Model, layers: None = None, replacement: None = None) -> MaskedModel:
+    """Returns a model that has the input `on_nodes`, as `masked_model` does one that gets it."""
+    return MaskedModel(model, {ON_NODES: model.inputs[on_nodes_input(model)].shape[1]}, None)
 
 
 def refuse_masked(model: keras.Model) -> None:
@@ -111,7 +116,7 @@ def on_nodes_input(model: Any) -> int | None:
     return names.index(ON_NODES) if ON_NODES in names else None
 
 
-class _Builder:
+class MaskedBuilder:
     """Builds masked models: the whole one, and one for every nested model that has units inside."""
 
     def __init__(self, graph: UnitGraph, chosen: tuple[str, ...], replacement: LayerValues | None):
@@ -158,14 +163,16 @@ class _Builder:
         """Returns the column of the masked model's `on_nodes` per position, -1 where always on."""
         return self._columns[self._graph.columns(ids)]
 
-    def build(self, model: keras.Model, name: str) -> keras.Model:
+    def build(self, model: keras.Model, name: str, fixed: FixedOnNodes | None = None) -> keras.Model:
+        """Builds the masked form of a model; with `fixed`, that layer stands in the place of the input `on_nodes`."""
         graph = functional(model)
-        on_nodes = keras.Input((self.num_units,), name=ON_NODES)
-        place = _Place(self, on_nodes)
         inputs = [fresh_input(tensor) for tensor in graph.inputs]
+        on_nodes = keras.Input((self.num_units,), name=ON_NODES) if fixed is None else fixed(inputs[0])
+        place = MaskedPlace(self, on_nodes)
         outputs = run(model, inputs, place.call, enter=place.enter)
         outputs = tree.pack_sequence_as(graph._outputs_struct, outputs)
-        return keras.Model([*inputs, on_nodes], outputs, name=name)
+        given = [*inputs, on_nodes] if fixed is None else tree.pack_sequence_as(graph._inputs_struct, inputs)
+        return keras.Model(given, outputs, name=name)
 
     def copy(self, operation: Any) -> Any:
         """Returns the copy that stands for an operation in the masked model; the same one for every call of it."""
@@ -174,6 +181,7 @@ class _Builder:
         return self._copies[id(operation)]
 
     def exits_of(self, node: Any) -> list[Any]:
+        """Returns the exits into a node that show in tensors."""
         return self._exits.get(id(node), [])
 
     def means(self, columns: np.ndarray) -> np.ndarray:
@@ -213,10 +221,10 @@ class _Builder:
         return False
 
 
-class _Place:
+class MaskedPlace:
     """One graph while its masked form is being built: the masks that were put into it so far."""
 
-    def __init__(self, builder: _Builder, on_nodes: Any):
+    def __init__(self, builder: MaskedBuilder, on_nodes: Any):
         self._builder = builder
         self._on_nodes = on_nodes
         self._rows: dict[tuple[int, ...], Any] = {}
@@ -263,6 +271,7 @@ class _Place:
         return self._rows[key]
 
     def call(self, node: Any, args: tuple, kwargs: dict) -> list[Any]:
+        """Calls the masked form of a node."""
         if is_graph(node.operation):
             masked = self._builder.nested(node.operation)
             if masked is not None:

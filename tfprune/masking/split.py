@@ -142,7 +142,8 @@ class SplitModel:
     def _call_after(self, node: Any, values: dict[int, Any], spread: _Spread) -> None:
         own = [values[id(tensor)] for tensor in node.input_tensors]
         layer = node.operation
-        if type(layer) is MeanReplacement and isinstance(own[0], _PerPoint) and isinstance(own[1], _PerMask):
+        plain = type(layer) is MeanReplacement and not layer.relative and len(own) == 2
+        if plain and isinstance(own[0], _PerPoint) and isinstance(own[1], _PerMask):
             positions = self._positions.get(id(node.input_tensors[1]))
             replacement = layer.replacement.value
             values[id(node.outputs[0])] = _Masked(own[0].tensor, own[1].tensor, replacement, layer.axis, positions)

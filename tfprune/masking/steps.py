@@ -27,11 +27,14 @@ _FLOATS_AFTER = 2**24
 # TensorFlow until the process ends, some 1 MB for each function, however soon the model is gone.
 _PAIRS_FOR_XLA = 2**22
 
+NO_LOSS = object()
+"""In the place of a loss: the steps look at outputs alone."""
+
 
 class Steps:
     """What runs before the first mask, once per point, and the losses behind it, once per point and mask."""
 
-    def __init__(self, masked: keras.Model, per_sample: Callable):
+    def __init__(self, masked: keras.Model, per_sample: Callable | None):
         position = on_nodes_input(masked)
         self.inputs = [tensor for k, tensor in enumerate(masked.inputs) if k != position]
         self.num_units = masked.inputs[position].shape[1]
@@ -58,10 +61,14 @@ class Steps:
         most = max(1, _FLOATS_AFTER // (self._split.floats_after * num_points))
         return math.ceil(num_masks / math.ceil(num_masks / most))
 
+    def outputs(self, boundary: tuple, masks: Any, off: Any = None) -> list[Any]:
+        """Returns the model's outputs, mask by mask, `(masks * points, ...)`; `off` as for `SplitModel`."""
+        return self._split.after(boundary, masks, off)
+
     def losses(self, boundary: tuple, targets: Any, weights: Any, masks: Any, off: Any = None) -> Any:
         """Returns the weighted loss of every point under every mask, `(masks, points)`; `off` as for `SplitModel`."""
         num_masks = tf.shape(masks)[0]
-        outputs = self._split.after(boundary, masks, off)
+        outputs = self.outputs(boundary, masks, off)
         targets = tf.nest.map_structure(
             lambda own: tf.tile(own, tf.concat([[num_masks], tf.ones(tf.rank(own) - 1, tf.int32)], axis=0)), targets
         )
@@ -93,14 +100,16 @@ class MaskedSteps:
     ) -> tuple[MaskedModel, Any]:
         """Returns the masked model and its steps, those of an earlier call if only the replacement is another one.
 
-        Arguments as for `masked_model` and `sample_loss`; `build` makes the masked model.
+        Arguments as for `masked_model` and `sample_loss`, or `loss` is `NO_LOSS`; `build` makes the masked model.
         """
         own = getattr(model, "loss", None) if loss is None else loss
-        key = (id(own), describe_loss(model, loss), layers, replacement is None, build, *options)
+        named = None if loss is NO_LOSS else describe_loss(model, loss)
+        key = (id(own), named, layers, replacement is None, build, *options)
 
         def fresh() -> tuple[MaskedModel, Any]:
             masked = build(model, layers, replacement)
-            return masked, self._make(masked.model, sample_loss(model, loss), *options)
+            per_sample = None if loss is NO_LOSS else sample_loss(model, loss)
+            return masked, self._make(masked.model, per_sample, *options)
 
         masked, steps = self._recent.get(model, key, fresh, own)
         if replacement is None:

@@ -21,7 +21,7 @@ from tfprune.data import Batch, as_batches
 from tfprune.files import atomic_write, check_writable_folder
 from tfprune.graph import unit_groups
 from tfprune.graph.finite import check_finite_weights
-from tfprune.masking.build import ON_NODES, MaskedModel, masked_model, on_nodes_input
+from tfprune.masking.build import ON_NODES, masked_already, masked_model, on_nodes_input
 from tfprune.masking.steps import MaskedSteps, Steps, pieces, tensors_of
 from tfprune.objectives import check_classes, describe_loss, sample_loss
 from tfprune.units import LayerValues, check_flags, check_like
@@ -163,12 +163,8 @@ _runners = MaskedSteps(_Runner, 4)
 def _runner(model: keras.Model, loss: Any, gradients: bool, layers: Any, replacement: Any) -> _Runner:
     """Returns the compiled steps: those of an earlier sweep of the same kind, if any."""
     layers = layers if layers is None or isinstance(layers, str) else tuple(layers)
-    build = masked_model if on_nodes_input(model) is None else _masked_already
+    build = masked_model if on_nodes_input(model) is None else masked_already
     return _runners.get(model, loss, layers, replacement, gradients, build=build)[1]
-
-
-def _masked_already(model: keras.Model, layers: None, replacement: None) -> MaskedModel:
-    return MaskedModel(model, _sizes(model, on_nodes_input(model), None), None)
 
 
 @dataclass

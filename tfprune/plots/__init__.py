@@ -13,6 +13,7 @@ from tfprune.plots.distinctiveness import (
     angle_maps,
 )
 from tfprune.plots.drawing import save_animation, save_figure
+from tfprune.plots.erasing import ORDER_COLOURS, ablation_curves, dose_curves
 from tfprune.plots.liveness import ATTACK_COLOURS, ORIGINAL_COLOUR, histograms_over_time, line_colours, liveness_curves
 from tfprune.plots.pruning import kernel_maps, line_panels
 from tfprune.plots.relevance import pixel_flipping, relevance_maps, relevance_per_unit
@@ -35,6 +36,7 @@ from tfprune.plots.subsets import (
     subset_losses,
     symmetric_range,
 )
+from tfprune.plots.text import activation_html, activation_text
 
 __all__ = [
     "ATTACK_COLOURS",
@@ -43,19 +45,24 @@ __all__ = [
     "KERNEL_WIDTH",
     "OFF_COLOUR",
     "ON_COLOUR",
+    "ORDER_COLOURS",
     "ORIGINAL_COLOUR",
     "PROBABILITY_COLOURS",
     "REPAIR_COLOURS",
     "START_COLOUR",
     "TRANSFER_COLOURS",
+    "ablation_curves",
     "accuracy_against_sparsity",
     "accuracy_against_threshold",
+    "activation_html",
+    "activation_text",
     "angle_histograms",
     "angle_maps",
     "bound_scatter",
     "decision_frames",
     "decision_maps",
     "density_figure",
+    "dose_curves",
     "flip_path_covariance",
     "gradients_on_off",
     "gradients_per_unit",

@@ -266,7 +266,7 @@ class _Request:
         return {
             "inputs": shares,
             "biases": {},
-            "units": self.plan.own_units(units),
+            "units": units,
             "at": at,
             "output": score,
             "baseline_output": baseline_score,
@@ -282,6 +282,12 @@ class _Request:
         if not np.isfinite(whole["output"]).all():
             raise ValueError(
                 f"model {self.model.name!r} gives outputs that are NaN or infinite on these data. Check its weights."
+            )
+
+        if whole["baseline_output"] is not None and not np.isfinite(whole["baseline_output"]).all():
+            raise ValueError(
+                f"baseline: model {self.model.name!r} gives outputs there that are NaN or infinite. Where a layer "
+                "masks steps of zeros, a baseline of zeros has no step left: give another one, such as x.mean(axis=0)."
             )
 
         def shaped(arrays: list | None) -> Any:

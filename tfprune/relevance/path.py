@@ -144,6 +144,7 @@ def conducted_at(plan: Plan, slopes: Any, values: list[Any], *, even: bool) -> C
                 part += _per_unit(slope * far, axes[name], -1.0 / 6.0)
             parts.append(part)
         units[name] = parts[0] if len(parts) == 1 else tf.add_n(parts)
+    units = plan.own_units(units)
     for name, slope in slopes[1].items():
         change = (2.0 / 3.0) * (after[1][name] - before[1][name])
         if even:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.graph import UnitGraph
 from tfprune.graph.read import read
 from tfprune.graph.walk import functional, is_graph, nodes_of, run_flat
 from tfprune.units import describe_unknown
@@ -20,6 +21,23 @@ class Site(NamedTuple):
     name: str
     tensor: Any
     axis: int
+
+
+def shown_columns(graph: UnitGraph) -> dict[str, np.ndarray]:
+    """Returns for each layer that makes units which unit of the graph each of its channels is, where they show.
+
+    A unit has several channels where a grouped kernel goes on. Channels that are no unit have -1.
+
+    Args:
+        graph: of the model.
+    """
+    found = {}
+    for emitter in graph.records.emitters.values():
+        if emitter.home is not None:
+            tensor, axis = emitter.home
+            ids = graph.records.signals[id(tensor)].axes[axis]
+            found[emitter.name] = graph.columns(ids[np.isin(ids, emitter.ids)])
+    return found
 
 
 class Plan:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from tfprune.layers import ONLSTM
 from tfprune.relevance.steps import Trace, Value
 from tfprune.relevance.table import register
 
@@ -102,7 +104,49 @@ def _gru_step(trace: Trace) -> Any:
     return step
 
 
-_STEPS = {layers.LSTM: (_lstm_step, 2), layers.GRU: (_gru_step, 1), layers.SimpleRNN: (_simple_step, 1)}
+def _on_lstm_step(trace: Trace) -> Any:
+    """As in an LSTM the states carry the signal, and what the master gates make of i and f are gates."""
+    cell = trace.layer.cell
+    kernel, recurrent = trace.cast(cell.kernel), trace.cast(cell.recurrent_kernel)
+    bias = trace.cast(cell.bias) if cell.use_bias else None
+    starts = np.cumsum([0, cell.num_levels, cell.num_levels, *[cell.units] * 4])
+    to_input, to_forget = (trace.cast(flags) for flags in cell.level_sums())
+
+    def step(x: Value, states: list[Value]) -> list[Value]:
+        h, c = states
+
+        def read(number: int) -> Value:
+            columns = slice(starts[number], starts[number + 1])
+            return _read(
+                trace, x, h, *(None if array is None else array[..., columns] for array in (kernel, recurrent, bias))
+            )
+
+        def master_gate(number: int, sums: Any) -> Value:
+            level = trace.linear(lambda shares: tf.matmul(shares, sums), trace.softmax(read(number), -1))
+            return trace.move(lambda x: tf.repeat(x, cell.chunk_size, axis=-1), level)
+
+        enter_level, forget_level = master_gate(0, to_input), master_gate(1, to_forget)
+        overlap = trace.product(tf.multiply, forget_level, enter_level)
+        minus = trace.linear(tf.multiply, overlap, weights=[tf.constant(-1.0)])
+
+        def gate(number: int, level: Value) -> Value:
+            own = trace.activation(read(number), cell.recurrent_activation)
+            return _sum(trace, trace.product(tf.multiply, own, overlap), level, minus)
+
+        candidate = trace.activation(read(3), cell.activation)
+        c = _sum(trace, _gated(trace, gate(5, forget_level), c), _gated(trace, gate(4, enter_level), candidate))
+        output = trace.activation(read(2), cell.recurrent_activation)
+        return [_gated(trace, output, trace.activation(c, cell.activation)), c]
+
+    return step
+
+
+_STEPS = {
+    layers.LSTM: (_lstm_step, 2),
+    layers.GRU: (_gru_step, 1),
+    layers.SimpleRNN: (_simple_step, 1),
+    ONLSTM: (_on_lstm_step, 2),
+}
 
 
 def _run(trace: Trace, sequences: Value, initial_state: Any, mask: Any) -> tuple[Value, list[Value]]:
@@ -143,7 +187,7 @@ def _masked(trace: Trace, new: list[Value], old: list[Value], last: Value, mask:
     return choose(new[0], last), [choose(one, other) for one, other in zip(new, old, strict=True)]
 
 
-@register(layers.LSTM, layers.GRU, layers.SimpleRNN)
+@register(layers.LSTM, layers.GRU, layers.SimpleRNN, ONLSTM)
 def recurrent(trace: Trace, sequences: Value, initial_state: Any = None, mask: Any = None, training: Any = None) -> Any:
     output, states = _run(trace, sequences, initial_state, mask)
     return [output, *states] if trace.layer.return_state else output

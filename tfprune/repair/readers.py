@@ -17,7 +17,7 @@ from keras import layers
 
 from tfprune.graph.kernels import Kernel, kernels_of
 from tfprune.graph.rows_kernel import einsum_letters
-from tfprune.layers import attended_heads, entering_states, is_plain_recurrent
+from tfprune.layers import RECURRENT, attended_heads, entering_states, is_plain_recurrent
 
 MOST_COLUMNS = 2048
 """Regressors up to which a kernel is refitted whole; beyond that only its input channels are guessed."""
@@ -284,7 +284,7 @@ def _recurrent(layer: Any, state_part: slice | None = None) -> list[Reading]:
 
 
 def _bidirectional(layer: layers.Bidirectional) -> list[Reading]:
-    count = 2 if isinstance(getattr(layer.forward_layer, "cell", None), layers.LSTMCell) else 1
+    count = len(getattr(layer.forward_layer, "state_size", ()))
     forward = _recurrent(layer.forward_layer, slice(0, count))
     return [*forward, *_recurrent(layer.backward_layer, slice(count, None))]
 
@@ -296,7 +296,7 @@ _table: dict[type, Callable[[Any], list[Reading]]] = {
     **dict.fromkeys((layers.Conv1D, layers.Conv2D, layers.Conv3D), _convolution),
     **dict.fromkeys((layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose), _transposed),
     **dict.fromkeys((layers.SeparableConv1D, layers.SeparableConv2D), _separable),
-    **dict.fromkeys((layers.SimpleRNN, layers.GRU, layers.LSTM, layers.RNN), _recurrent),
+    **dict.fromkeys(RECURRENT, _recurrent),
     layers.Bidirectional: _bidirectional,
     layers.MultiHeadAttention: _attention,
     layers.GroupQueryAttention: _attention,

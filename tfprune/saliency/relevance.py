@@ -12,6 +12,7 @@ from tfprune.borders import public
 from tfprune.data import as_batches
 from tfprune.masking import refuse_masked
 from tfprune.relevance import Composite, explain
+from tfprune.relevance.plan import shown_columns
 from tfprune.saliency.units import by_group, check_data, chosen_groups
 from tfprune.units import LayerValues
 
@@ -122,7 +123,7 @@ def conductance(
 def _scores(model: keras.Model, data: Any, layers: Any, signed: bool, **options: Any) -> LayerValues:
     refuse_masked(model)
     graph, names = chosen_groups(model, layers)
-    emitters = {emitter.name: graph.columns(emitter.ids) for emitter in graph.records.emitters.values()}
+    columns = shown_columns(graph)
     totals, num_samples = np.zeros(graph.num_units), 0
     for batch in as_batches(data, model, targets="ignore"):
         inputs = batch.inputs if len(batch.inputs) > 1 else batch.inputs[0]
@@ -130,7 +131,7 @@ def _scores(model: keras.Model, data: Any, layers: Any, signed: bool, **options:
         units = np.zeros((len(batch.inputs[0]), graph.num_units + 1))
         for name, values in found.items():
             # What cannot be removed has the column -1: the one too many at the end.
-            np.add.at(units.T, emitters[name], values.T)
+            np.add.at(units.T, columns[name], values.T)
         totals += (units if signed else np.abs(units)).sum(axis=0)[:-1]
         num_samples += len(units)
     return by_group(graph, names, totals / num_samples)

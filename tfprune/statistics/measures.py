@@ -243,12 +243,12 @@ def _homes(group: Group, wiring: Wiring) -> list[Place]:
             continue
         tensor, axis = member.home
         node = wiring.makers[id(tensor)]
-        take = _occurrences(member.units, group.size)
+        take = occurrences(member.units, group.size)
         places[id(tensor), axis] = Place(node, tensor, node.operation, axis, take)
     return list(places.values())
 
 
-def _occurrences(units: np.ndarray, size: int) -> np.ndarray | None:
+def occurrences(units: np.ndarray, size: int) -> np.ndarray | None:
     """Returns positions `(occurrences, size)`: in each row one position of every unit; None for each position as it is.
 
     Units with fewer positions than others repeat theirs equally often, so that each keeps its own mean and variance.

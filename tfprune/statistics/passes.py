@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +106,7 @@ def measured(model: keras.Model, data: Any, places: list[Place], matrix: bool) -
         ValueError: if a weight of the model is NaN or infinite, or the data do not fit.
     """
     check_finite_weights(model)
-    run = _pass_of(model, places, matrix)
+    run = pass_of(model, places, _look_for_matrix if matrix else _look_for_squares)
     batches = as_batches(data, model, batch_size=run.samples_at_once, targets="ignore")
     if not places:
         return []
@@ -120,13 +121,23 @@ def measured(model: keras.Model, data: Any, places: list[Place], matrix: bool) -
     return totals
 
 
-class _Pass:
-    """The compiled run of what a model computes up to some places, and the moments there."""
+class Pass:
+    """The compiled run of what a model computes up to some places, and what is looked for there.
 
-    def __init__(self, model: keras.Model, places: list[Place], matrix: bool):
+    Args:
+        model: a Sequential or functional model.
+        places: where to look.
+        look: called as `look(place, args, kwargs, outputs)` whenever the node of a place has run; returns tensors.
+
+    Attributes:
+        compiled: takes one tensor per input of the model; returns for each place a list of what `look` has found, one
+            entry per call of its node.
+    """
+
+    def __init__(self, model: keras.Model, places: list[Place], look: Callable):
         self._model = model
         self._places = places
-        self._matrix = matrix
+        self._look = look
         self._only = ancestors(model, {id(place.node) for place in places})
         self.compiled = ByLengths(self._call, signature=self._specs)
 
@@ -148,8 +159,8 @@ class _Pass:
         run_flat(self._model, self._model.inputs, widen, only=self._only)
         return fixed or int(np.clip(_FLOATS_AT_ONCE // (4 * widest), 1, _MOST_SAMPLES_AT_ONCE))
 
-    def _call(self, inputs: list[Any]) -> list[list[tuple]]:
-        found: list[list[tuple]] = [[] for _ in self._places]
+    def _call(self, inputs: list[Any]) -> list[list[Any]]:
+        found: list[list[Any]] = [[] for _ in self._places]
         by_node: dict[int, list[int]] = {}
         for number, place in enumerate(self._places):
             by_node.setdefault(id(place.node), []).append(number)
@@ -157,8 +168,7 @@ class _Pass:
         def call(node: Any, args: tuple, kwargs: dict) -> list[Any]:
             outputs = call_operation(node, args, kwargs)
             for number in by_node.get(id(node), ()):
-                rows = _rows(self._places[number], args, kwargs, outputs)
-                found[number].append(_moments(rows, self._matrix))
+                found[number].append(self._look(self._places[number], args, kwargs, outputs))
             return outputs
 
         run_flat(self._model, inputs, call, only=self._only)
@@ -168,19 +178,32 @@ class _Pass:
 _passes = Recent(4)
 
 
-def _pass_of(model: keras.Model, places: list[Place], matrix: bool) -> _Pass:
-    """Returns the compiled pass, that of an earlier call if there is one."""
-    key = (tuple(place.key for place in places), matrix)
-    return _passes.get(model, key, lambda: _Pass(model, places, matrix))
+def pass_of(model: keras.Model, places: list[Place], look: Callable) -> Pass:
+    """Returns the compiled pass, that of an earlier call with the same `look` if there is one."""
+    key = (tuple(place.key for place in places), look)
+    return _passes.get(model, key, lambda: Pass(model, places, look))
+
+
+def value_at(place: Place, args: tuple, kwargs: dict, outputs: list[Any]) -> Any:
+    """Returns the tensor that a place looks at, out of what its node has read and given out."""
+    symbolic = keras.tree.flatten((place.node.arguments.args, place.node.arguments.kwargs)) + place.node.outputs
+    real = keras.tree.flatten((args, kwargs)) + outputs
+    return next(own for leaf, own in zip(symbolic, real, strict=True) if leaf is place.tensor)
+
+
+def _look_for_matrix(place: Place, args: tuple, kwargs: dict, outputs: list[Any]) -> tuple:
+    return _moments(_rows(place, args, kwargs, outputs), True)
+
+
+def _look_for_squares(place: Place, args: tuple, kwargs: dict, outputs: list[Any]) -> tuple:
+    return _moments(_rows(place, args, kwargs, outputs), False)
 
 
 def _rows(place: Place, args: tuple, kwargs: dict, outputs: list[Any]) -> Any:
     """Returns the values at a place as rows `(number of rows, columns)`."""
     if place.tensor is None:
         return _entering_states(place, args, kwargs)
-    symbolic = keras.tree.flatten((place.node.arguments.args, place.node.arguments.kwargs)) + place.node.outputs
-    real = keras.tree.flatten((args, kwargs)) + outputs
-    value = next(own for leaf, own in zip(symbolic, real, strict=True) if leaf is place.tensor)
+    value = value_at(place, args, kwargs, outputs)
     rank = len(value.shape)
     value = tf.transpose(value, [k for k in range(rank) if k != place.axis] + [place.axis])
     if place.take is not None:

@@ -18,10 +18,10 @@ _WITHOUT_COMPUTED_STATE = (
 """Layers that load their weights in a way of their own only where they are quantised, and these are not cut."""
 
 
-def inner_pairs(old: Any, new: Any) -> Iterator[tuple[Any, Any]]:
+def inner_pairs(old: Any, new: Any, verb: str) -> Iterator[tuple[Any, Any]]:
     """Yields a layer and the one built from it, then the layers inside them, by the attributes that hold them.
 
-    What holds others comes before these.
+    What holds others comes before these. Messages begin with `verb`.
     """
     seen: set[int] = set()
 
@@ -32,7 +32,7 @@ def inner_pairs(old: Any, new: Any) -> Iterator[tuple[Any, Any]]:
             seen.add(id(one))
             if type(one) is not type(other):
                 raise RuntimeError(
-                    f"remove: inside {new.name!r} ({type(new).__name__}) a {type(other).__name__} was built where the "
+                    f"{verb}: inside {new.name!r} ({type(new).__name__}) a {type(other).__name__} was built where the "
                     f"original holds {one.name!r} ({type(one).__name__}): its get_config() does not describe the layer."
                 )
             yield one, other
@@ -52,14 +52,18 @@ def inner_pairs(old: Any, new: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def carry_weights(
-    pairs: Iterable[tuple[Any, Any, bool]], cut: Callable[[Any, np.ndarray], np.ndarray], copies: dict[int, Any]
+    pairs: Iterable[tuple[Any, Any, bool]],
+    value_of: Callable[[Any, np.ndarray], np.ndarray],
+    copies: dict[int, Any],
+    verb: str,
 ) -> set[int]:
     """Gives rebuilt layers the numbers of their originals.
 
     Args:
         pairs: old layer, new layer, and whether the new one has a bias that the old one has not; it is set to zero.
-        cut: takes a variable of the original and its value, returns what is left of the value.
+        value_of: takes a variable of the original and its value, returns the value of the new one.
         copies: the variable that stands for an old one already, by the old one's `id`.
+        verb: how messages begin.
 
     Returns:
         The `id`s of the variables that were given a value.
@@ -67,26 +71,26 @@ def carry_weights(
     seen, done = dict(copies), set()
     for old, new, bias_added in pairs:
         if not bias_added:
-            _carry_computed_state(old, new, cut)
+            _carry_computed_state(old, new, value_of)
         elif getattr(new, "bias", None) is not None:
             new.bias.assign(np.zeros(new.bias.shape))
             done.add(id(new.bias))
-        variables = [variable for variable in _own_variables(new) if id(variable) not in done]
-        if len(variables) != len(_own_variables(old)):
+        variables = [variable for variable in own_variables(new) if id(variable) not in done]
+        if len(variables) != len(own_variables(old)):
             raise RuntimeError(
-                f"remove: {old.name!r} ({type(old).__name__}) has {len(_own_variables(old))} variables, but "
+                f"{verb}: {old.name!r} ({type(old).__name__}) has {len(own_variables(old))} variables, but "
                 f"{len(variables)} when it is built from its get_config(), which does not describe the layer."
             )
-        for own, its in zip(_own_variables(old), variables, strict=True):
+        for own, its in zip(own_variables(old), variables, strict=True):
             if seen.setdefault(id(own), its) is not its:
                 _hold_instead(new, its, seen[id(own)])
                 continue
-            _assign(old, its, cut(own, keras.ops.convert_to_numpy(own)))
+            _assign(old, its, value_of(own, keras.ops.convert_to_numpy(own)), verb)
             done.add(id(its))
     return done
 
 
-def _carry_computed_state(old: Any, new: Any, cut: Callable[[Any, np.ndarray], np.ndarray]) -> None:
+def _carry_computed_state(old: Any, new: Any, value_of: Callable[[Any, np.ndarray], np.ndarray]) -> None:
     """Lets a layer compute what it computes when its weights are loaded (a mean ready for use, say)."""
     if type(new).load_own_variables is layers.Layer.load_own_variables or isinstance(new, _WITHOUT_COMPUTED_STATE):
         return
@@ -94,11 +98,11 @@ def _carry_computed_state(old: Any, new: Any, cut: Callable[[Any, np.ndarray], n
     old.save_own_variables(store)
     for key, value in store.items():
         if isinstance(value, keras.Variable):
-            store[key] = cut(value, keras.ops.convert_to_numpy(value))
+            store[key] = value_of(value, keras.ops.convert_to_numpy(value))
     new.load_own_variables(store)
 
 
-def _own_variables(layer: Any) -> list[Any]:
+def own_variables(layer: Any) -> list[Any]:
     """Returns the variables that the layer itself holds, states of its random generators included."""
     seeds = [generator.state for generator in layer._seed_generators]
     return [*layer._trainable_variables, *layer._non_trainable_variables, *seeds]
@@ -116,11 +120,11 @@ def _hold_instead(layer: Any, variable: Any, shared: Any) -> None:
                 list.__setitem__(variables, place, shared)
 
 
-def _assign(layer: Any, variable: Any, value: np.ndarray) -> None:
+def _assign(layer: Any, variable: Any, value: np.ndarray, verb: str) -> None:
     if tuple(variable.shape) != value.shape:
         raise RuntimeError(
-            f"remove: weight {variable.path!r} of {layer.name!r} should have shape {value.shape} after the cut, but "
-            f"the new layer has {tuple(variable.shape)}: the row of {type(layer).__name__} does not fit the layer."
+            f"{verb}: weight {variable.path!r} of {layer.name!r} should have shape {value.shape} afterwards, but the "
+            f"new layer has {tuple(variable.shape)}: the row of {type(layer).__name__} does not fit the layer."
         )
     variable.assign(value)
 
@@ -136,14 +140,16 @@ def carry_flags(pairs: Iterable[tuple[Any, Any, bool]]) -> None:
             its.trainable = own.trainable
 
 
-def carry_moments(source: Any, target: Any, weights: list[Any], cut: Callable[[Any, np.ndarray], np.ndarray]) -> None:
-    """Carries an optimizer's moments and step over to what is kept.
+def carry_moments(
+    source: Any, target: Any, weights: list[Any], carried: Callable[[Any, np.ndarray], np.ndarray]
+) -> None:
+    """Carries an optimizer's moments and step over to the new model.
 
     Args:
         source: the original's optimizer.
         target: the new model's, of the same settings.
         weights: the new model's trainable variables.
-        cut: as for `carry_weights`.
+        carried: takes a variable of the original and a moment of its shape, returns the new moment.
     """
     if not source.built:
         return
@@ -154,7 +160,7 @@ def carry_moments(source: Any, target: Any, weights: list[Any], cut: Callable[[A
         value = keras.ops.convert_to_numpy(slot)
         variable = of_slot.get(id(slot))
         if variable is not None:
-            value = cut(variable, value)
+            value = carried(variable, value)
         if tuple(new_slot.shape) == value.shape:
             new_slot.assign(value)
         else:

@@ -1,6 +1,6 @@
-"""Builds the smaller model: layers that are cut anew from their own configuration, every weight cut along its ids.
+"""Builds a model with other numbers of units: layers anew from their own configuration, sizes changed along their ids.
 
-Layers of which nothing is cut are copied, with all that they hold.
+Layers of which nothing changes are copied, with all that they hold.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ _OWN_OBJECTS = ("activation", "_initializer", "_regularizer", "_constraint")
 """Endings of configuration keys whose value is passed on as the object that the layer holds, registered or not."""
 
 
-class Cut:
-    """A model without the units that are off.
+class Rebuild:
+    """A model with other numbers of units: how many, and the numbers of its weights, say the classes made of this one.
 
     Args:
         graph: the units of the original model.
-        on: for every unit, whether it stays; shape `(num_units,)` of bool.
         with_bias: `id`s of layers without a bias that get one, of zeros.
 
     Attributes:
-        model: the new model, not compiled; the numbers of its weights are those of the original's kept units.
+        model: the new model, not compiled.
         operations: the new operation for the `id` of every old one.
         nodes: the new node for the `id` of every old one.
     """
 
-    def __init__(self, graph: UnitGraph, on: np.ndarray, with_bias: Collection[int] = ()):
+    verb = ""
+    """What is done to the model, as messages begin."""
+
+    def __init__(self, graph: UnitGraph, with_bias: Collection[int] = ()):
         self.graph = graph
-        self._on = on
         self._with_bias = frozenset(with_bias)
         self._models: dict[int, keras.Model] = {}
         self._touched = self._find_touched()
@@ -55,37 +56,37 @@ class Cut:
             self.model = self._model(graph.model)
         self._carry()
 
-    def kept(self, ids: np.ndarray) -> np.ndarray:
-        """Returns for each of `ids` whether it stays."""
-        return self.graph.kept(ids, self._on)
+    def counts(self, ids: np.ndarray) -> np.ndarray:
+        """Returns for each of `ids` how many positions of the new model stand for it."""
+        raise NotImplementedError
 
-    def cut(self, variable: Any, value: np.ndarray) -> np.ndarray:
-        """Returns `value`, shaped like `variable` (an optimizer's moments, say), without what belongs to units off."""
-        record = self.graph.records.weights.get(id(variable))
-        for axis, ids in enumerate(record.axes if record is not None else ()):
-            if ids is not None:
-                value = np.take(value, np.flatnonzero(self.kept(ids)), axis=axis)
-        return value
+    def carried(self, variable: Any, value: np.ndarray) -> np.ndarray:
+        """Returns `value`, shaped like `variable` (an optimizer's moments, say), as the new model holds it."""
+        raise NotImplementedError
+
+    def _value(self, variable: Any, value: np.ndarray) -> np.ndarray:
+        """Returns what a weight becomes in the new model."""
+        raise NotImplementedError
 
     def _find_touched(self) -> set[int]:
-        """Returns the `id`s of the operations of which something goes: a weight, a size, a channel that passes."""
+        """Returns the `id`s of the operations of which something changes: a weight, a size, a channel that passes."""
         records = self.graph.records
-        variables = {key for key, weight in records.weights.items() if self._any_gone(weight.axes)}
+        variables = {key for key, weight in records.weights.items() if self._any_changed(weight.axes)}
         touched = set(self._with_bias)
         touched.update(
-            key for key, edits in records.edits.items() if self._any_gone(edit.ids for edit in edits.values())
+            key for key, edits in records.edits.items() if self._any_changed(edit.ids for edit in edits.values())
         )
         for node in flat_nodes(self.graph.model):
             operation = node.operation
             tensors = [records.signals.get(id(tensor)) for tensor in (*node.input_tensors, *node.outputs)]
-            if any(self._any_gone(signal.axes) for signal in tensors if signal is not None) or any(
+            if any(self._any_changed(signal.axes) for signal in tensors if signal is not None) or any(
                 id(variable) in variables for variable in getattr(operation, "weights", ())
             ):
                 touched.add(id(operation))
         return touched
 
-    def _any_gone(self, axes: Iterable[np.ndarray | None]) -> bool:
-        return any(ids is not None and not self.kept(ids).all() for ids in axes)
+    def _any_changed(self, axes: Iterable[np.ndarray | None]) -> bool:
+        return any(ids is not None and (self.counts(ids) != 1).any() for ids in axes)
 
     def _model(self, model: keras.Model) -> keras.Model:
         graph = functional(model)
@@ -134,7 +135,7 @@ class Cut:
         return plain
 
     def _input(self, tensor: Any, *, any_batch: bool = False) -> Any:
-        """Returns a new input like the one behind `tensor`, as narrow as what is kept of the units that enter there.
+        """Returns a new input like the one behind `tensor`, as wide as the new model is where it enters.
 
         A Sequential model that was built by calling it on data holds that batch's size; `any_batch` forgets it.
         """
@@ -144,7 +145,7 @@ class Cut:
         signal = self.graph.records.signals.get(id(tensor))
         for axis, ids in enumerate(signal.axes if signal is not None else ()):
             if ids is not None:
-                shape[axis] = int(self.kept(ids).sum())
+                shape[axis] = int(self.counts(ids).sum())
         if any_batch and not any(getattr(layer, "stateful", False) for layer in self.graph.model._flatten_layers()):
             shape[0] = None
         # Keras 3.8 leaves `optional` out.
@@ -157,18 +158,22 @@ class Cut:
     def _call(self, node: Any, args: tuple, kwargs: dict) -> list[Any]:
         edits = self.graph.records.call_edits.get(id(node), [])
         if edits:
-            args, kwargs = self._edited_arguments(args, kwargs, edits)
+            args, kwargs = self._edited_arguments(node, args, kwargs, edits)
         new = self.operation(node.operation)
         outputs = tree.flatten(new(*args, **kwargs))
         self.nodes[id(node)] = new._inbound_nodes[-1]
         return outputs
 
-    def _edited_arguments(self, args: tuple, kwargs: dict, edits: list[Edit]) -> tuple[tuple, dict]:
+    def _edited_arguments(self, node: Any, args: tuple, kwargs: dict, edits: list[Edit]) -> tuple[tuple, dict]:
         held = {**dict(enumerate(args)), **kwargs}
         for edit in edits:
             place, *inner = edit.path
-            held[place] = _edited(held[place], inner, lambda old, edit=edit: edit.change(old, self.kept(edit.ids)))
+            held[place] = _edited(held[place], inner, lambda old, edit=edit: self._changed(node, edit, old))
         return tuple(held[place] for place in range(len(args))), {name: held[name] for name in kwargs}
+
+    def _changed(self, holder: Any, edit: Edit, old: Any) -> Any:
+        """Returns what a size in the configuration of a layer, or in the arguments of a node, becomes."""
+        return edit.change(old, self.counts(edit.ids))
 
     def operation(self, old: Any) -> Any:
         """Returns the new operation for an old one; the same one however often it is called."""
@@ -183,15 +188,15 @@ class Cut:
         return self.operations[id(old)]
 
     def _copied(self, old: Any) -> Any:
-        """Returns a copy of an operation of which nothing goes, or the operation itself under another name."""
+        """Returns a copy of an operation of which nothing changes, or the operation itself under another name."""
         if not isinstance(old, keras.layers.Layer):
             return copied(old)
         try:
             return self._copier.layer(old)
         except NotCopied as reason:
             warn(
-                f"remove: {old.name!r} ({type(old).__name__}) cannot be copied ({reason}), so both models share its "
-                "state: training one of them changes the other. Save the new model and load it to part them."
+                f"{self.verb}: {old.name!r} ({type(old).__name__}) cannot be copied ({reason}), so both models share "
+                "its state: training one of them changes the other. Save the new model and load it to part them."
             )
             return copied(old)
 
@@ -202,12 +207,14 @@ class Cut:
                 warnings.filterwarnings("ignore", message="The object being serialized includes a `lambda`")
                 config = _without_build_config(old.get_config())
             for edit in self.graph.records.edits.get(id(old), {}).values():
-                _edit(config, edit.path, lambda value, edit=edit: edit.change(value, self.kept(edit.ids)))
+                _edit(config, edit.path, lambda value, edit=edit: self._changed(old, edit, value))
             if id(old) in self._with_bias:
                 _add_bias(old, config)
             for key in config:
                 if key.endswith(_OWN_OBJECTS) and hasattr(old, key) and not isinstance(getattr(old, key), str):
                     config[key] = getattr(old, key)
+            # An array that the weights once began with would fit no more.
+            config = {key: value for key, value in config.items() if not _begins_with_array(value)}
             if isinstance(old, keras.layers.Lambda):
                 # Its configuration holds the bytes of the function, without what the function refers to.
                 config.update(function=old.function, output_shape=old._output_shape, mask=old.mask)
@@ -215,30 +222,66 @@ class Cut:
             return type(old).from_config(config)
         except Exception as error:
             raise ValueError(
-                f"remove: {old.name!r} ({type(old).__name__}) cannot be built anew from its get_config(): {error} Give "
-                "the class a get_config() that returns all arguments of its constructor."
+                f"{self.verb}: {old.name!r} ({type(old).__name__}) cannot be built anew from its get_config(): {error} "
+                "Give the class a get_config() that returns all arguments of its constructor."
             ) from error
 
-    def _carry(self) -> None:
-        """Gives the rebuilt layers what their originals hold; copies have it already."""
+    def _pairs(self) -> list[tuple[Any, Any, bool]]:
+        """Returns the rebuilt layers and those inside them: old, new, and whether the new one has got a bias."""
         pairs = []
         for old, new in self._rebuilt_layers:
             if not isinstance(old, keras.layers.Layer):
                 continue
-            for one, other in inner_pairs(old, new):
+            for one, other in inner_pairs(old, new, self.verb):
                 added = id(old) in self._with_bias and getattr(one, "bias", None) is None
                 pairs.append((one, other, added))
-        copies = self._copier.variables()
-        done = carry_weights(pairs, self._value, copies)
+        return pairs
+
+    def _carry(self) -> None:
+        """Gives the rebuilt layers what their originals hold; copies have it already."""
+        pairs, copies = self._pairs(), self._copier.variables()
+        done = carry_weights(pairs, self._value, copies, self.verb)
         carry_flags(pairs)
         known = done | {id(variable) for variable in (*copies.values(), *self.graph.model.variables)}
         left = [variable.path for variable in self.model.variables if id(variable) not in known]
         if left:
-            raise RuntimeError(f"remove: the weights {', '.join(left)} of the new model stand for none of the old one.")
+            raise RuntimeError(
+                f"{self.verb}: the weights {', '.join(left)} of the new model stand for none of the old one."
+            )
+
+
+class Cut(Rebuild):
+    """A model without the units that are off; the numbers of its weights are those of the original's kept units.
+
+    Args:
+        graph: the units of the original model.
+        on: for every unit, whether it stays; shape `(num_units,)` of bool.
+        with_bias: as for `Rebuild`.
+    """
+
+    verb = "remove"
+
+    def __init__(self, graph: UnitGraph, on: np.ndarray, with_bias: Collection[int] = ()):
+        self._on = on
+        super().__init__(graph, with_bias)
+
+    def kept(self, ids: np.ndarray) -> np.ndarray:
+        """Returns for each of `ids` whether it stays."""
+        return self.graph.kept(ids, self._on)
+
+    counts = kept
+
+    def carried(self, variable: Any, value: np.ndarray) -> np.ndarray:
+        """Returns `value`, shaped like `variable` (an optimizer's moments, say), without what belongs to units off."""
+        record = self.graph.records.weights.get(id(variable))
+        for axis, ids in enumerate(record.axes if record is not None else ()):
+            if ids is not None:
+                value = np.take(value, np.flatnonzero(self.kept(ids)), axis=axis)
+        return value
 
     def _value(self, variable: Any, value: np.ndarray) -> np.ndarray:
         """Returns what a weight becomes in the new model: cut, and rescaled where its row says so."""
-        value = self.cut(variable, value)
+        value = self.carried(variable, value)
         record = self.graph.records.weights.get(id(variable))
         if record is None or record.rescale is None:
             return value
@@ -268,6 +311,10 @@ def _add_bias(layer: Any, config: dict) -> None:
         else:
             # That of an RNN lies in its cell's.
             own.get("cell", {"config": own})["config"]["use_bias"] = True
+
+
+def _begins_with_array(value: Any) -> bool:
+    return isinstance(value, keras.initializers.Constant) and np.ndim(value.value) > 0
 
 
 def _holds_layers(value: Any) -> bool:
@@ -314,9 +361,9 @@ def _edit(config: dict, path: tuple, change: Callable[[Any], Any]) -> None:
     holder[path[-1]] = change(holder[path[-1]])
 
 
-def compile_like(old: keras.Model, cut: Cut, *, keep_optimizer: bool) -> None:
+def compile_like(old: keras.Model, rebuilt: Rebuild, *, keep_optimizer: bool) -> None:
     """Compiles the new model with the old one's own loss, metrics and a fresh optimizer of the same settings."""
-    new = cut.model
+    new = rebuilt.model
     if not old.compiled or old._compile_config is None:
         if keep_optimizer:
             raise ValueError(f"keep_optimizer: model {old.name!r} is not compiled, so it has no optimizer.")
@@ -328,7 +375,7 @@ def compile_like(old: keras.Model, cut: Cut, *, keep_optimizer: bool) -> None:
     accepted = inspect.signature(new.compile).parameters
     new.compile(**{key: value for key, value in arguments.items() if key in accepted or "kwargs" in accepted})
     if keep_optimizer:
-        carry_moments(old.optimizer, new.optimizer, new.trainable_variables, cut.cut)
+        carry_moments(old.optimizer, new.optimizer, new.trainable_variables, rebuilt.carried)
 
 
 def _fresh_metric(metric: Any) -> Any:

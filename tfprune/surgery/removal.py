@@ -8,11 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.borders import public
+from tfprune.borders import public, warn
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.finite import check_finite_weights
 from tfprune.masking import refuse_masked
 from tfprune.repair import Repair, find_repair
+from tfprune.surgery.biases import moved_biases
 from tfprune.surgery.rebuild import Cut, compile_like
 from tfprune.surgery.repairing import Repairer, needs_bias
 from tfprune.units import LayerValues, check_like
@@ -81,6 +82,7 @@ def remove(
     if repair.needs_data:
         _check_data(data, repair.name)
     cut = cut_out(graph, on, repair, data, sequential=sequential)
+    warn_of_moved_biases(cut)
     compile_like(model, cut, keep_optimizer=keep_optimizer)
     return cut.model
 
@@ -99,6 +101,12 @@ def cut_out(
     if repairs:
         Repairer(cut, repair, data, sequential=sequential, warns=warns).run()
     return cut
+
+
+def warn_of_moved_biases(cut: Cut) -> None:
+    """Warns where the cut model computes something else than the masked one: a bias is added along another axis."""
+    for moved in moved_biases(cut):
+        warn(f"remove: {moved} than the original with a mask. Keep another number of units there.")
 
 
 def _check_data(data: Any, name: str) -> None:

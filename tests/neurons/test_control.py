@@ -1,0 +1,195 @@
+"""Neurons held at a value or shifted, against loops in float64."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from conftest import randomise
+from keras import layers
+from nets import NETS, inputs_for, outputs_of
+
+from tfprune import LayerValues, neurons, unit_groups
+from tfprune.neurons import activations, class_shift, control
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def lstm(x, kernel, recurrent, bias, change, keep):
+    """Outputs and last states of an LSTM whose output h is changed at each step: `change(h, step)`; float64."""
+    units = recurrent.shape[0]
+    outputs, last = np.zeros((*x.shape[:2], units)), np.zeros((len(x), units))
+    for sample in range(len(x)):
+        h, c, shown = np.zeros(units), np.zeros(units), np.zeros(units)
+        for step in range(x.shape[1]):
+            entering = change(h, step - 1)
+            if keep[sample, step]:
+                i, f, g, o = np.split(x[sample, step] @ kernel + entering @ recurrent + bias, 4)
+                c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+                h = sigmoid(o) * np.tanh(c)
+                shown = h
+            outputs[sample, step] = change(shown, step)
+        last[sample] = h
+    return outputs, last
+
+
+def sequence_net():
+    x = keras.Input((6,), name="x", dtype="int32")
+    h = layers.Embedding(9, 3, mask_zero=True, name="embedding")(x)
+    h = layers.LSTM(4, return_sequences=True, name="lstm")(h)
+    return randomise(keras.Model(x, layers.Dense(2, name="out")(h)))
+
+
+WORDS = np.array([[1, 2, 3, 4, 5, 6], [7, 8, 1, 2, 0, 0]])
+
+
+@pytest.mark.parametrize("positions", [None, [1, -2], "input"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_recurrent_layer_goes_on_from_what_stands_in(positions, relative):
+    model = sequence_net()
+    off, number = np.array([False, True, False, True]), 0.7
+    wanted = {None: list(range(-1, 6)), "input": [0, 3]}.get(str(positions) if positions else None, [1, 4])
+    rows = np.zeros((2, 6))
+    rows[:, [0, 3]] = 1
+
+    def change(h, step):
+        return np.where(off, h + number if relative else number, h) if step in wanted else h
+
+    embedded = np.asarray(model.get_layer("embedding").get_weights()[0], "float64")[WORDS]
+    weights = [np.asarray(own, "float64") for own in model.get_layer("lstm").get_weights()]
+    hidden, _ = lstm(embedded, *weights, change, WORDS > 0)
+    kernel, bias = (np.asarray(own, "float64") for own in model.get_layer("out").get_weights())
+    how = {"shift": number} if relative else {"value": number}
+    built = control(model, {"lstm": [1, 3]}, positions=positions, **how)
+    found = np.asarray(built([WORDS, rows] if positions == "input" else WORDS))
+    kept = WORDS > 0  # Keras gives anything at masked steps.
+    np.testing.assert_allclose(found[kept], (hidden @ kernel + bias)[kept], rtol=1e-4, atol=1e-5)
+
+
+def test_z_is_measured_where_the_neurons_show_and_masked_steps_do_not_count():
+    model = sequence_net()
+    hidden = activations(model, WORDS, "lstm", points="steps", progress=False)["lstm"]
+    assert len(hidden) == 10
+    level = hidden.mean(axis=0) + 1.5 * hidden.std(axis=0)
+    by_z = np.asarray(control(model, "lstm[2]", z=1.5, data=WORDS)(WORDS))
+    np.testing.assert_allclose(by_z, np.asarray(control(model, "lstm[2]", float(level[2]))(WORDS)), atol=1e-5)
+    found = activations(model, WORDS, points="positions", progress=False)
+    np.testing.assert_allclose(by_z, np.asarray(control(model, "lstm[2]", z=1.5, data=found)(WORDS)), atol=1e-5)
+
+
+def test_values_by_name_masks_and_labels_mean_the_same():
+    model = NETS["dense_chain"]()
+    (x,) = inputs_for(model)
+    name = unit_groups(model).names[0]
+    size = unit_groups(model)[name].size
+    values = {name: np.arange(size) / 3}
+    expected = np.asarray(control(model, {name: [0, 2]}, values)(x))
+    mask = np.isin(np.arange(size), [0, 2])
+    for same in ([f"{name}[0]", f"{name}[2]"], {name: mask}, LayerValues({name: mask})):
+        np.testing.assert_array_equal(np.asarray(control(model, same, values)(x)), expected)
+    np.testing.assert_array_equal(np.asarray(control(model, {name: [0]}, shift=0.0)(x)), np.asarray(model(x)))
+
+
+@pytest.mark.parametrize("name", ["lstm_states", "encoder_decoder_lstm", "bidirectional_none", "recurrent_cells"])
+def test_states_that_are_given_out_are_replaced_too(name):
+    model = NETS[name]()
+    inputs = inputs_for(model)
+    for group in unit_groups(model):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "neurons: the units of .* are made by several layers")
+            built = control(model, {group: list(range(unit_groups(model)[group].size))}, shift=0.0)
+        np.testing.assert_allclose(outputs_of(built, inputs), outputs_of(model, inputs), atol=1e-5)
+
+
+def test_a_state_is_replaced_where_a_dense_layer_reads_it():
+    x = keras.Input((5, 3))
+    _, h, _ = layers.LSTM(4, return_state=True, name="lstm")(x)
+    model = randomise(keras.Model(x, layers.Dense(2, name="out")(h)))
+    kernel, bias = model.get_layer("out").get_weights()
+    built = control(model, {"lstm": range(4)}, 0.25)
+    found = np.asarray(built(np.ones((2, 5, 3), "float32")))
+    np.testing.assert_allclose(found, np.tile(0.25 * kernel.sum(axis=0) + bias, (2, 1)), rtol=1e-5)
+
+
+def test_the_model_is_left_alone_saved_and_loaded(tmp_path):
+    model = sequence_net()
+    before = [own.copy() for own in model.get_weights()]
+    nodes = [len(layer._inbound_nodes) for layer in model.layers]
+    built = control(model, "lstm[0]", 1.0)
+    assert [len(layer._inbound_nodes) for layer in model.layers] == nodes
+    assert all(np.array_equal(one, other) for one, other in zip(before, model.get_weights(), strict=True))
+    built.save(tmp_path / "controlled.keras")
+    loaded = keras.models.load_model(tmp_path / "controlled.keras")
+    np.testing.assert_array_equal(np.asarray(loaded(WORDS)), np.asarray(built(WORDS)))
+
+
+def test_a_class_shift_moves_means_and_falls_along_a_ranking():
+    generator = np.random.default_rng(0)
+    values, labels = generator.normal(size=(50, 3)), np.array(["past", "now"] * 25)
+    shift = class_shift({"hidden": values}, labels, source="past", target="now", beta=1.0)
+    moved = values[labels == "past"] + shift["hidden"]
+    np.testing.assert_allclose(moved.mean(axis=0), values[labels == "now"].mean(axis=0))
+    scaled = class_shift(
+        {"hidden": values}, labels, source="past", target="now", ranking={"hidden": np.array([0.1, 3.0, 1.0])}
+    )
+    np.testing.assert_allclose(scaled["hidden"] / shift["hidden"], [1e-3, 8.0, np.sqrt(8e-3)])
+
+
+def test_a_group_of_several_layers_warns_which_one_is_replaced():
+    x = keras.Input((3,))
+    h = layers.Add()([layers.Dense(2, name="one")(x), layers.Dense(2, name="other")(x)])
+    model = randomise(keras.Model(x, layers.Dense(1)(h)))
+    with pytest.warns(UserWarning, match="made by several layers.*one, other.*Only what 'one' gives is replaced"):
+        control(model, "one[0]", 1.0)
+    control(model, "other[0]", 1.0)
+
+
+NET = NETS["dense_chain"]
+NAME = unit_groups(NETS["dense_chain"]()).names[0]
+BAD = {
+    "exactly one of value, z and shift, received none of them": dict(neurons={NAME: 0}),
+    "exactly one of value, z and shift, received value, z": dict(neurons={NAME: 0}, value=1.0, z=1.0),
+    "z needs `data`": dict(neurons={NAME: 0}, z=1.0),
+    "has the units 0 to": dict(neurons={NAME: 99}, value=1.0),
+    "nothere": dict(neurons={"nothere": 0}, value=1.0),
+    "there is none": dict(neurons={NAME: []}, value=1.0),
+    "NaN or infinite": dict(neurons={NAME: 0}, value=float("nan")),
+    "expects one number, or one for each": dict(neurons={NAME: 0}, value={NAME: [1.0, 2.0]}),
+    "has no axis of steps": dict(neurons={NAME: 0}, value=1.0, positions=[0]),
+    "expected numbers of steps": dict(neurons={NAME: 0}, value=1.0, positions="first"),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input(message):
+    with pytest.raises(ValueError, match=message):
+        control(NET(), **BAD[message])
+
+
+def test_neurons_of_no_kind_that_can_be_read():
+    with pytest.raises(TypeError, match=r"expected \{group: units\} or labels such as 'hidden\[3\]', received 3"):
+        control(NET(), 3, 1.0)
+    with pytest.raises(TypeError, match="expects numbers of units, or a mask of bool"):
+        control(NET(), {NAME: 0.5}, 1.0)
+
+
+def test_heads_of_attention_cannot_be_held():
+    model = NETS["attention_self"]()
+    heads = next(name for name, group in unit_groups(model).items() if group.members[0].home is None)
+    with pytest.raises(ValueError, match="heads of attention, which show in no tensor"):
+        control(model, {heads: 0}, 1.0)
+
+
+SHIFTS = {
+    "expected one for each of the 4 points": dict(labels=[0, 1], source=0, target=1),
+    "target: no point has the label 7": dict(labels=[0, 1, 0, 1], source=0, target=7),
+    "beta: expected a number above 0": dict(labels=[0, 1, 0, 1], source=0, target=1, beta=0.0),
+}
+
+
+@pytest.mark.parametrize("message", SHIFTS)
+def test_bad_shifts(message):
+    with pytest.raises(ValueError, match=message):
+        neurons.class_shift({"hidden": np.ones((4, 2))}, **SHIFTS[message])

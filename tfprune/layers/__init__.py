@@ -1,0 +1,29 @@
+"""Layers: units switched off by `on_nodes`, stand-ins for layers that look across units; the ordered neurons LSTM."""
+
+from tfprune.layers.attention import MaskedMultiHeadAttention, attended_heads
+from tfprune.layers.fixed import DirectionReplacement, FixedOnNodes, StepPositions
+from tfprune.layers.masks import MeanReplacement, TakeUnits
+from tfprune.layers.on_lstm import ONLSTM, MasterGates
+from tfprune.layers.on_lstm_cell import ONLSTMCell
+from tfprune.layers.recurrent import RECURRENT, MaskedBidirectional, MaskedRNN, entering_states, is_plain_recurrent
+from tfprune.layers.twins import MaskedLayerNormalization, Twin
+
+__all__ = [
+    "DirectionReplacement",
+    "FixedOnNodes",
+    "ONLSTM",
+    "ONLSTMCell",
+    "RECURRENT",
+    "MaskedBidirectional",
+    "MaskedLayerNormalization",
+    "MaskedMultiHeadAttention",
+    "MaskedRNN",
+    "MasterGates",
+    "MeanReplacement",
+    "StepPositions",
+    "TakeUnits",
+    "Twin",
+    "attended_heads",
+    "entering_states",
+    "is_plain_recurrent",
+]

@@ -1,0 +1,346 @@
+"""Models whose units are replaced without one more input: by a mask that stands in a weight, or for good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import tree
+
+from tfprune.borders import warn
+from tfprune.graph import UnitGraph, unit_groups
+from tfprune.graph.groups import Member
+from tfprune.graph.walk import copied, fresh_input, functional, is_graph, nodes_of, run
+from tfprune.layers import (
+    DirectionReplacement,
+    FixedOnNodes,
+    MaskedBidirectional,
+    MaskedRNN,
+    MeanReplacement,
+    StepPositions,
+    TakeUnits,
+)
+from tfprune.masking.build import ON_NODES, MaskedBuilder, refuse_masked
+from tfprune.units import LayerValues, check_like
+
+POSITIONS = "positions"
+"""Name of the input that says at which steps of each sequence units are replaced."""
+
+
+def fixed_model(
+    model: keras.Model, layers: Iterable[str] | str | None = None, replacement: LayerValues | None = None
+) -> tuple[keras.Model, Callable[[np.ndarray], None]]:
+    """Builds a model whose mask stands in a weight, so that it takes the inputs of the original.
+
+    Arguments as for `with_on_nodes`.
+
+    Returns:
+        The model, with all units on, and a function that takes the mask, a row `(num_units,)` of 1 (on) and 0 (off).
+    """
+    refuse_masked(model)
+    graph = unit_groups(model)
+    chosen = graph.choose(layers)
+    if replacement is not None:
+        replacement = check_like(replacement, {name: graph[name].size for name in chosen}, "replacement", partial=True)
+    row = FixedOnNodes(sum(graph[name].size for name in chosen), name="fixed_on_nodes")
+    fixed = MaskedBuilder(graph, chosen, replacement).build(model, model.name, row)
+    return fixed, _switch(row)
+
+
+@dataclass(frozen=True, eq=False)
+class StandIn:
+    """What stands in for units of one layer where they show.
+
+    Attributes:
+        values: one number per unit of the group.
+        relative: whether they are added to the units instead of standing for them.
+        directions: `(units, k)` and `(k, units)`: not units but the directions `h @ first` are replaced, by those of
+            `values`; None for units.
+        off: which units, or directions, are replaced, bool.
+    """
+
+    values: np.ndarray
+    off: np.ndarray
+    relative: bool = False
+    directions: tuple[np.ndarray, np.ndarray] | None = None
+
+    def along(self, units: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
+        """Returns values and directions along an axis whose positions hold these units, -1 for others.
+
+        Raises:
+            ValueError: if there are directions and a unit has several positions.
+        """
+        inside = units >= 0
+        values = np.where(inside, self.values[units], 0.0)
+        if self.directions is None:
+            return values, None
+        if inside.sum() != len(self.values):
+            raise ValueError(
+                f"directions: they are of {len(self.values)} units, which the layer gives at {inside.sum()} positions."
+            )
+        outwards, back = self.directions
+        return values, (outwards[units] * inside[:, None], back[:, units] * inside)
+
+
+class HomeModel(NamedTuple):
+    """A model whose units are replaced where they show.
+
+    Attributes:
+        model: takes the inputs of the original as they are; or a list of them, and behind them `on_nodes` if it is no
+            weight, and `positions` if asked for.
+        switch: takes a row `(num_columns,)`, 1 on and 0 off, one number for each entry of the stand-ins in turn; None
+            where the model has the input `on_nodes`.
+    """
+
+    model: keras.Model
+    switch: Callable[[np.ndarray], None] | None
+
+
+def replaced_at_homes(
+    model: keras.Model,
+    stand_ins: Mapping[str, StandIn],
+    positions: Sequence[int] | str | None = None,
+    *,
+    fixed: bool = True,
+) -> HomeModel:
+    """Builds a model in which units of some layers are replaced where they show, so that all readers see it.
+
+    A recurrent layer goes on from what stands in, too.
+
+    Args:
+        model: a Sequential or functional model.
+        stand_ins: what stands in, by the name of a group, or of a layer that makes units.
+        positions: steps of the sequence at which units are replaced, from the end if negative; "input" for one more
+            input of the model, `positions`, `(batch, steps)`, 1 where they are; None for everywhere.
+        fixed: whether what is off stands in a weight; False for an input `on_nodes`.
+
+    Raises:
+        ValueError: if a name is unknown or its units show in no tensor; or if there are `positions` and they show
+            without steps.
+    """
+    refuse_masked(model)
+    graph = unit_groups(model)
+    members = {name: member_of(graph, name) for name in stand_ins}
+    if positions is not None:
+        for name, member in members.items():
+            _check_steps(name, member)
+    builder = _HomeBuilder(graph, members, stand_ins, positions)
+    row = FixedOnNodes(builder.num_columns, name="fixed_on_nodes") if fixed else None
+    built = builder.build(model, model.name, row)
+    if not fixed:
+        return HomeModel(built, None)
+    switch = _switch(row)
+    switch(np.concatenate([~own.off for own in stand_ins.values()]))
+    return HomeModel(built, switch)
+
+
+def _switch(row: FixedOnNodes) -> Callable[[np.ndarray], None]:
+    return lambda mask: row.on_nodes.assign(np.asarray(mask, "float32").reshape(1, -1))
+
+
+def member_of(graph: UnitGraph, name: str) -> Member:
+    """Returns the layer that makes the units which a name means: the first one of a group, or the one of this name.
+
+    Warns where other layers make the same units elsewhere.
+
+    Raises:
+        ValueError: if there is no such layer, or its units show in no tensor.
+    """
+    found = [member for group in graph.values() for member in group.members if name in (group.name, member.name)]
+    if not found:
+        raise ValueError(graph.unknown(name))
+    if name not in graph and len(found) > 1:
+        groups = ", ".join(own.name for own in graph.values() if any(name == member.name for member in own.members))
+        raise ValueError(f"neurons: layer {name!r} makes several groups. Name one of them: {groups}.")
+    others = [member.name for member in found[1:] if member.home is None or member.home[0] is not found[0].home[0]]
+    if others and found[0].home is not None:
+        warn(
+            f"neurons: the units of {name!r} are made by several layers, whose outputs are added or read together: "
+            f"{name}, {', '.join(others)}. Only what {found[0].name!r} gives is replaced. Name one of the other layers "
+            "to replace what that one gives, or erase the units by with_on_nodes, which acts where they are read."
+        )
+    if found[0].home is None:
+        raise ValueError(
+            f"neurons: the units of {name!r} are heads of attention, which show in no tensor, so that nothing can "
+            "stand in for one. tfprune.with_on_nodes switches them off."
+        )
+    return found[0]
+
+
+def _check_steps(name: str, member: Member) -> None:
+    tensor, axis = member.home
+    if len(tensor.shape) != 3 or axis % 3 != 2:
+        raise ValueError(
+            f"positions: the units of {name!r} show in a tensor of shape {tuple(tensor.shape)}, which has no axis of "
+            "steps; expected (batch, steps, units). Leave positions out, or take units of a layer that gives sequences."
+        )
+
+
+class _HomeBuilder:
+    """Builds models whose units are replaced where they show, and inside the recurrence that makes them."""
+
+    def __init__(
+        self,
+        graph: UnitGraph,
+        members: Mapping[str, Member],
+        stand_ins: Mapping[str, StandIn],
+        positions: Sequence[int] | str | None,
+    ):
+        self._graph = graph
+        self.positions = positions
+        self.homes: dict[int, list[_Part]] = {}
+        self._parts: list[_Part] = []
+        self.num_columns = 0
+        for name, member in members.items():
+            group = next(own for own in graph.values() if any(member is other for other in own.members))
+            part = _Part(member, group.start, stand_ins[name], self.num_columns)
+            self._parts.append(part)
+            self.homes.setdefault(id(member.home[0]), []).append(part)
+            self.num_columns += len(part.own.off)
+        self._copies: dict[int, Any] = {}
+        self._nested: dict[int, keras.Model | None] = {}
+
+    def build(self, model: keras.Model, name: str, fixed: FixedOnNodes | None = None) -> keras.Model:
+        """Builds the form of a model, or of one nested in it, in which units are replaced."""
+        graph = functional(model)
+        inputs = [fresh_input(tensor) for tensor in graph.inputs]
+        on_nodes = keras.Input((self.num_columns,), name=ON_NODES) if fixed is None else fixed(inputs[0])
+        asked = [keras.Input((None,), name=POSITIONS)] if self.positions == "input" else []
+        place = _HomePlace(self, on_nodes, asked[0] if asked else None)
+        outputs = tree.pack_sequence_as(graph._outputs_struct, run(model, inputs, place.call))
+        given = [*inputs, *([on_nodes] if fixed is None else []), *asked]
+        if len(given) == len(inputs):
+            given = tree.pack_sequence_as(graph._inputs_struct, inputs)
+        return keras.Model(given, outputs, name=name)
+
+    def copy(self, operation: Any) -> Any:
+        """Returns the copy that stands for an operation; the same one for every call of it."""
+        if id(operation) not in self._copies:
+            self._copies[id(operation)] = copied(operation)
+        return self._copies[id(operation)]
+
+    def nested(self, model: keras.Model) -> keras.Model | None:
+        """Returns the form of a nested model, or None if nothing in it is replaced."""
+        if id(model) not in self._nested:
+            self._nested[id(model)] = self.build(model, model.name) if self._has_homes(model) else None
+        return self._nested[id(model)]
+
+    def _has_homes(self, model: keras.Model) -> bool:
+        nodes = nodes_of(model)
+        return any(id(tensor) in self.homes for node in nodes for tensor in node.outputs) or any(
+            is_graph(node.operation) and self._has_homes(node.operation) for node in nodes
+        )
+
+    def recurrent(self, node: Any) -> tuple[_Part, list[np.ndarray], type] | None:
+        """Returns what is replaced inside a recurrent node: the part, its units for each row of the twin, its class."""
+        record = self._graph.records.twins.get(id(node))
+        if record is None or not issubclass(record.layer_class, MaskedRNN | MaskedBidirectional):
+            return None
+        rows = [self._graph.columns(ids) for ids in record.ids]
+        for part in self._parts:
+            units = [part.units(columns) for columns in rows]
+            if part.is_made_by(node.operation) and any((own >= 0).any() for own in units):
+                return part, units, record.layer_class
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What stands in for the units of one layer: `start` is their first column of the graph, `column` of `on_nodes`."""
+
+    member: Member
+    start: int
+    own: StandIn
+    column: int
+
+    def units(self, columns: np.ndarray) -> np.ndarray:
+        """Returns which units columns of the graph are, -1 for those of others."""
+        units = columns - self.start
+        return np.where((columns >= 0) & (units >= 0) & (units < len(self.own.values)), units, -1)
+
+    def is_made_by(self, operation: Any) -> bool:
+        """Whether an operation, or one inside it (a direction of a Bidirectional), makes the units."""
+        ends = tuple(f"{operation.name}/{direction}" for direction in ("forward", "backward"))
+        return self.member.operation is operation or self.member.name.endswith(ends)
+
+    def columns(self, units: np.ndarray) -> np.ndarray:
+        """Returns which columns of `on_nodes` the positions of an axis take, -1 for always on."""
+        if self.own.directions is not None:
+            return self.column + np.arange(len(self.own.off))
+        return np.where(units >= 0, self.column + units, -1)
+
+
+class _HomePlace:
+    """One graph while its units are being replaced."""
+
+    def __init__(self, builder: _HomeBuilder, on_nodes: Any, positions: Any):
+        self._builder = builder
+        self._on_nodes = on_nodes
+        self._positions = positions
+
+    def call(self, node: Any, args: tuple, kwargs: dict) -> list[Any]:
+        """Calls a node's operation and replaces the units that show in what it gives."""
+        nested = self._builder.nested(node.operation) if is_graph(node.operation) else None
+        inside = self._builder.recurrent(node)
+        if nested is not None:
+            inputs = [leaf for leaf in tree.flatten((args, kwargs)) if isinstance(leaf, keras.KerasTensor)]
+            asked = [] if self._positions is None else [self._positions]
+            outputs = tree.flatten(nested([*inputs, self._on_nodes, *asked], training=kwargs.get("training")))
+        elif inside is not None:
+            outputs = self._recurrent(node, args, kwargs, *inside)
+        else:
+            outputs = tree.flatten(self._builder.copy(node.operation)(*args, **kwargs))
+        for number, reference in enumerate(node.outputs):
+            for part in self._builder.homes.get(id(reference), ()):
+                outputs[number] = self._replaced(outputs[number], part, part.member.units, part.member.home[1], True)
+        return outputs
+
+    def _replaced(self, h: Any, part: _Part, units: np.ndarray, axis: int, has_steps: bool) -> Any:
+        """Puts the layer behind `h` that replaces the units on its axis."""
+        values, directions = part.own.along(units)
+        if directions is None:
+            layer = MeanReplacement(axis=axis, relative=part.own.relative, dtype=h.dtype)
+        else:
+            layer = DirectionReplacement(len(part.own.off), axis=axis, dtype=h.dtype)
+        at = self._at(h) if has_steps else None
+        result = layer(h, self._row(part, units), *([] if at is None else [at]))
+        layer.replacement.assign(values)
+        if directions is not None:
+            layer.outwards.assign(directions[0])
+            layer.back.assign(directions[1])
+        return result
+
+    def _row(self, part: _Part, units: np.ndarray) -> Any:
+        return TakeUnits(part.columns(units), dtype=self._on_nodes.dtype)(self._on_nodes)
+
+    def _at(self, h: Any) -> Any:
+        """Returns at which steps of `h` units are replaced, or None for all."""
+        if self._builder.positions is None or self._positions is not None:
+            return self._positions
+        return StepPositions(self._builder.positions)(h)
+
+    def _recurrent(
+        self, node: Any, args: tuple, kwargs: dict, part: _Part, rows: list[np.ndarray], twin_class: type
+    ) -> list[Any]:
+        """Calls the twin of a recurrent layer, and replaces the units in the state that it gives out last."""
+        found = [part.own.along(units) for units in rows]
+        directions = None if part.own.directions is None else [own[1] for own in found]
+        operation = node.operation
+        options = {"relative": part.own.relative, "directions": directions}
+        twin = twin_class(
+            operation, [own[0] for own in found], **options, name=operation.name, dtype=operation.dtype_policy
+        )
+        at = self._at(args[0])
+        asked = {} if at is None else {"positions": at}
+        on_nodes = [self._row(part, units) for units in rows]
+        outputs = tree.flatten(twin(*args, **kwargs, **asked, on_nodes=on_nodes))
+        if at is None and operation.return_state:
+            # Behind the sequences (a Bidirectional may give two) come the states: h is the first of each row's.
+            first = 2 if getattr(operation, "merge_mode", "concat") is None else 1
+            for number, units in enumerate(rows):
+                place = first + number * (len(outputs) - first) // len(rows)
+                outputs[place] = self._replaced(outputs[place], part, units, -1, False)
+        return outputs
