@@ -60,9 +60,6 @@ def _decode(net: keras.Model) -> Callable[[list[Any], Any], Any]:
     def decode(inputs: list[Any], num_steps: Any) -> Any:
         given = encoder(inputs, training=False)
         masks = [backend.get_keras_mask(tensor) for tensor in given]
-        # They are handed over by name: a net that finds them at its inputs warns that it does not hand them on.
-        for tensor in given:
-            backend.set_keras_mask(tensor, None)
         num_sentences = tf.shape(inputs[0])[0]
 
         def unfinished(step: Any, tokens: Any, said: Any, states: list[Any]) -> Any:
@@ -72,7 +69,8 @@ def _decode(net: keras.Model) -> Callable[[list[Any], Any], Any]:
             now = list(given)
             for place, state in zip(places, states, strict=True):
                 now[place] = state
-            logits, *new = decoder([tokens, *now], training=False, mask=[None, *masks])
+            # `call` itself: called as a layer, it would warn that the masks end here.
+            logits, *new = decoder.call([tokens, *now], training=False, mask=[None, *masks])
             # Padding and start are no words.
             best = START + 1 + tf.argmax(logits[:, 0, START + 1 :], axis=-1, output_type="int32")
             return step + 1, best[:, None], tf.tensor_scatter_nd_update(said, [[step]], best[None]), new

@@ -1,6 +1,6 @@
 """A small grammar of English and Spanish sentences, whose tense, number, gender and parentheses are known exactly.
 
-A sentence says who did what: "the tall teachers (with the cat) painted a red house." becomes "las maestras altas (con
+A sentence says who did what: "the new teachers (with the cat) painted a red house." becomes "las maestras nuevas (con
 el gato) pintaron una casa roja." Adjectives change their place, and articles, adjectives and verbs their form.
 """
 
@@ -18,22 +18,14 @@ TENSES = ("past", "present", "future")
 _NOUNS = [
     ("cat", "gato", 0),
     ("dog", "perro", 0),
-    ("brother", "hermano", 0),
     ("boy", "niño", 0),
     ("book", "libro", 0),
-    ("boat", "barco", 0),
     ("garden", "huerto", 0),
-    ("shoe", "zapato", 0),
-    ("hat", "sombrero", 0),
     ("knife", "cuchillo", 0),
     ("teacher", "maestra", 1),
-    ("sister", "hermana", 1),
     ("girl", "niña", 1),
-    ("queen", "reina", 1),
     ("house", "casa", 1),
     ("table", "mesa", 1),
-    ("window", "ventana", 1),
-    ("spoon", "cuchara", 1),
     ("letter", "carta", 1),
     ("door", "puerta", 1),
 ]
@@ -45,19 +37,14 @@ _ADJECTIVES = [
     ("new", "nuev"),
     ("white", "blanc"),
     ("small", "pequeñ"),
-    ("tall", "alt"),
     ("clean", "limpi"),
-    ("cheap", "barat"),
 ]
 _VERBS = [
     ("paint", "pint"),
-    ("watch", "mir"),
     ("wash", "lav"),
     ("want", "dese"),
-    ("need", "necesit"),
     ("visit", "visit"),
     ("follow", "acompañ"),
-    ("repair", "repar"),
 ]
 # By number: English; then Spanish by gender.
 _ARTICLES = [
@@ -100,8 +87,8 @@ def _noun_phrase(random: np.random.Generator, plural: int, adjective_chance: flo
 def _verb(random: np.random.Generator, plural: int) -> Pair:
     english, stem = _pick(random, _VERBS)
     tense = random.integers(len(TENSES))
-    # "wash" and "watch" take an e before the s.
-    present = english if plural else english + ("es" if english.endswith(("sh", "ch")) else "s")
+    # "wash" takes an e before the s.
+    present = english if plural else english + ("es" if english.endswith("sh") else "s")
     forms = (f"{english}ed", present, f"will {english}")
     return Pair(forms[tense], stem + _ENDINGS[tense][plural])
 

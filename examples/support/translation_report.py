@@ -12,10 +12,10 @@ from support.translation_data import Pair
 from support.translation_properties import Property
 from support.translation_study import ORDERS, Finding, Nets, Rankings, parentheses_neuron, texts
 
+from tfprune import plots
 from tfprune.experiments import AblationCurves
 from tfprune.files import atomic_write
-from tfprune.plots import activation_html, activation_text
-from tfprune.plots.drawing import panels_of, save_figure
+from tfprune.plots.drawing import save_figure
 
 # BLEU of Bau et al.'s English-Spanish net, 500 neurons, as 10, 20, 30 and 40 % of them are erased.
 PUBLISHED_SHARES = (0.1, 0.2, 0.3, 0.4)
@@ -23,7 +23,6 @@ PUBLISHED = {
     "min correlation": {"top": (36.5, 30.2, 26.3, 24.4), "bottom": (48.4, 41.0, 32.0, 26.0)},
     "linear regression": {"top": (35.8, 30.6, 26.5, 24.5), "bottom": (47.0, 38.3, 30.0, 26.4)},
 }
-_COLOURS = {"top": "#c0392b", "bottom": "#2471a3", "random": "#7f8c8d"}
 _NUM_TEXTS = 8
 
 
@@ -88,59 +87,30 @@ def control_table(findings: Sequence[Finding]) -> Table:
 
 
 def draw_erasing(curves: Mapping[str, AblationCurves], layer: str, folder: Path) -> None:
-    """One panel for each ranking."""
-    figure, panels = panels_of(
-        len(curves), f"BLEU as neurons of {layer}, or directions in its space, are erased", size=(3.6, 3.0)
-    )
-    highest = max(own.values.max() for own in curves.values())
-    for axes, (name, own) in zip(panels, curves.items(), strict=True):
-        for order in ORDERS:
-            many = own.curves(order)
-            axes.plot(100 * own.shares, many.mean(axis=0), color=_COLOURS[order], marker=".", label=f"{order} first")
-            if len(many) > 1:
-                axes.fill_between(
-                    100 * own.shares, many.min(axis=0), many.max(axis=0), color=_COLOURS[order], alpha=0.2
-                )
+    """One panel for each ranking; crosses are the published figures."""
+    figure = plots.ablation_curves(curves, title=f"BLEU as neurons of {layer} are erased", unit="neurons or directions")
+    for name, axes in zip(curves, figure.axes, strict=False):
         for order, values in PUBLISHED.get(name, {}).items():
-            label = f"{order} first, Bau et al."
-            axes.plot(100 * np.array(PUBLISHED_SHARES), values, "x:", color=_COLOURS[order], label=label)
-        axes.set(
-            title=name,
-            xlabel="erased [%]",
-            ylabel="BLEU",
-            ylim=(0, 1.05 * max(highest, 50 if name in PUBLISHED else 0)),
-        )
-        axes.legend(fontsize=7)
+            shares = 100 * np.array(PUBLISHED_SHARES)
+            axes.plot(shares, values, "x", color=plots.ORDER_COLOURS[order], label=f"{order}, Bau et al.")
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=7, title="erased first (mean height)", title_fontsize=7)
     save_figure(figure, folder / "erasing.png", num_colours=128)
 
 
 def draw_control(findings: Sequence[Finding], folder: Path) -> None:
-    """For each property success and BLEU against the dose: of one neuron above, of the shifted ones below."""
-    figure, panels = panels_of(
-        2 * len(findings), "Neurons controlled: how often the property flips, and BLEU", size=(3.6, 3.0)
-    )
-    rows = [(found, found.by_neuron, "z") for found in findings] + [
-        (found, found.by_shift, "beta") for found in findings
-    ]
-    for axes, (found, curve, dose) in zip(panels, rows, strict=True):
-        axes.plot(curve.doses, 100 * curve.success, color="#c0392b", marker=".", label="success [%]")
-        axes.plot(curve.doses, curve.quality, color="#2471a3", marker=".", label="BLEU")
-        axes.axhline(float(curve.full_quality), color="#2471a3", linestyle=":", linewidth=1, label="BLEU, no control")
-        if found.wanted.published is not None:
-            axes.axhline(
-                100 * found.wanted.published, color="#c0392b", linestyle=":", linewidth=1, label="success, Bau et al."
-            )
-        which = (
-            f"{found.ranking.labels(1)[0]} at mean + z std" if dose == "z" else f"{found.num_shifted} neurons shifted"
-        )
-        axes.set(
-            title=f"{found.wanted.name}: {found.wanted.source} to {found.wanted.target}\n{which}",
-            xlabel=dose,
-            ylim=(0, 105),
-        )
-        axes.title.set_fontsize(9)
-        axes.legend(fontsize=7)
-    save_figure(figure, folder / "control.png", num_colours=128)
+    """Success and BLEU against the dose: of the best neuron of each property, and of the best ones shifted."""
+    by_neuron = {f"{_change(found)}, {found.ranking.labels(1)[0]}": found.by_neuron for found in findings}
+    by_shift = {f"{_change(found)}, {found.num_shifted} neurons": found.by_shift for found in findings}
+    figure = plots.dose_curves(by_neuron, title="One neuron held at mean + z std")
+    save_figure(figure, folder / "control_by_neuron.png", num_colours=128)
+    dose = "beta, in differences of class means"
+    figure = plots.dose_curves(by_shift, title="Neurons shifted from class to class", dose=dose)
+    save_figure(figure, folder / "control_by_shift.png", num_colours=128)
+
+
+def _change(found: Finding) -> str:
+    return f"{found.wanted.name}: {found.wanted.source} to {found.wanted.target}"
 
 
 def draw_texts(nets: Nets, findings: Sequence[Finding], folder: Path) -> None:
@@ -155,9 +125,9 @@ def draw_texts(nets: Nets, findings: Sequence[Finding], folder: Path) -> None:
         titles = [found.wanted.label(pair.target) for pair in pairs]
         # A blank stands before each word.
         tokens = [[token.replace("▁", "") or "▁" for token in own] for own in tokens]
-        figure = activation_text(tokens, values, titles=titles, title=title)
+        figure = plots.activation_text(tokens, values, titles=titles, title=title)
         save_figure(figure, folder / f"neuron_{found.wanted.name.replace(' ', '_')}.png", num_colours=128)
-        pieces.append(activation_html(tokens, values, titles=titles, title=title))
+        pieces.append(plots.activation_html(tokens, values, titles=titles, title=title))
     page = '<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>Neurons</title></head><body>{}</body></html>\n'
     with atomic_write(folder / "neurons.html") as temporary:
         temporary.write_text(page.format("\n".join(pieces)), encoding="utf-8")

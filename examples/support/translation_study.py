@@ -174,7 +174,6 @@ class Finding:
         wanted: The property.
         ranking: Neurons by how far apart their means at its values are.
         accuracy: Of a linear probe on sentences that it has not seen, and that of always saying the commonest value.
-        accuracy_of_best: Of the best neuron alone, of the same probe.
         by_neuron: Success and BLEU as the best neuron alone is clamped to mean + z std.
         by_shift: Success and BLEU as the best neurons are shifted by a multiple of the difference of class means.
         num_shifted: How many neurons are shifted.
@@ -190,20 +189,22 @@ class Finding:
 
 def control(
     nets: Nets, wanted: Property, *, num_sentences: int, zs: Sequence[float], betas: Sequence[float], share: float
-) -> Finding:
+) -> Finding | None:
     """Finds the neurons of a property and pushes them from its one value to the other.
 
-    The sentences are those whose true translation has the value that control starts from.
+    The sentences are those that have the value that control starts from, in the true translation and in the net's own.
+    None where there is no such sentence: the net has not learnt to say it.
     """
+    pairs = _said(nets, wanted)[:num_sentences]
+    if not pairs:
+        return None
     means, labels = labelled(nets, wanted)
     two = np.isin(labels, (wanted.source, wanted.target))
     means, labels = {name: own[two] for name, own in means.items()}, labels[two]
     ranking = neurons.probeless(means, labels, standardise=True)
     probe = neurons.probe(means, labels)
-    pairs = [pair for pair in nets.pairs if wanted.label(pair.target) == wanted.source][:num_sentences]
-    data = nets.data(pairs)
-    calibration = nets.data(nets.pairs)[0]
     num_shifted = max(1, round(share * len(ranking)))
+    best = ranking.labels(num_shifted)
     shift = neurons.class_shift(means, labels, source=wanted.source, target=wanted.target, beta=1.0)
     options = {
         "measured": lambda tokens: wanted.labels(nets.translator.texts(tokens)),
@@ -211,15 +212,24 @@ def control(
         "metric": nets.translator.bleu,
         "predict": nets.translator,
     }
-    best = ranking.labels(num_shifted)
+    net, data = nets.nets[0], nets.data(pairs)
     return Finding(
         wanted,
         ranking,
         (probe.test_accuracy, probe.majority_accuracy),
-        experiments.dose_curve(nets.nets[0], data, best[:1], zs, calibration=calibration, **options),
-        experiments.dose_curve(nets.nets[0], data, best, betas, shift=shift, **options),
+        experiments.dose_curve(net, data, best[:1], zs, calibration=nets.data(nets.pairs)[0], **options),
+        experiments.dose_curve(net, data, best, betas, shift=shift, **options),
         num_shifted,
     )
+
+
+def _said(nets: Nets, wanted: Property) -> list[Pair]:
+    pairs = [pair for pair in nets.pairs if wanted.label(pair.target) == wanted.source]
+    if not pairs:
+        return []
+    tokens = nets.translator(nets.nets[0], nets.data(pairs)[0])
+    labels = wanted.labels(nets.translator.texts(tokens))
+    return [pair for pair, label in zip(pairs, labels, strict=True) if label == wanted.source]
 
 
 def parentheses_neuron(nets: Nets) -> neurons.Ranking:
