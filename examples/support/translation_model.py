@@ -126,6 +126,7 @@ def train(
     history = history[:done]
     for epoch in range(done, epochs):
         start = time.perf_counter()
+        _reseed(net, seed, epoch)
         told = net.fit(training.epoch([seed, epoch]), epochs=1, shuffle=False, verbose=0).history["loss"][0]
         found = net.evaluate(held_out.epoch([0]), verbose=0)
         seconds = time.perf_counter() - start
@@ -135,6 +136,14 @@ def train(
         with atomic_write(folder / CHECKPOINT) as temporary:
             net.save(temporary)
     return {name: [line[name] for line in history] for name in ("loss", "held_out_loss", "seconds")}
+
+
+def _reseed(net: keras.Model, seed: int, epoch: int) -> None:
+    """Makes what is dropped depend on seed and epoch alone; Keras does not save how far a random generator has come."""
+    for number, layer in enumerate(net.layers):
+        generator = getattr(layer, "seed_generator", None)
+        if generator is not None:
+            generator.state.assign(np.random.SeedSequence([seed, epoch, number]).generate_state(2))
 
 
 class _Rows:
