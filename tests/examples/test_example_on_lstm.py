@@ -79,7 +79,7 @@ def test_second_start_trains_nothing_and_says_the_same(example, folder, monkeypa
 
 @pytest.mark.slow
 def test_a_text_goes_the_same_way(example, tmp_path, capsys):
-    (tmp_path / "text.txt.gz").write_bytes(gzip.compress("\n".join(LINES).encode()))
+    (tmp_path / "text.txt.gz").write_bytes(gzip.compress("\n".join(LINES, mtime=0).encode()))
     example.main(words_of(tmp_path / "out", "--text", str(tmp_path / "text.txt.gz")))
     runs = {run.settings["net"]: run for run in load_grid(tmp_path / "out" / "trainings" / "text")}
     for net in ("on_lstm", "lstm"):
@@ -168,7 +168,7 @@ def test_settings_of_the_full_run(example):
             "is not in utf-8: byte 0xe9 at place 6. Say which it is",
         ),
         (b"one line\n", ["--encoding", "no-such"], "'no-such' is no encoding that Python knows"),
-        (gzip.compress(b"one line\n" * 40)[:30], [], "cannot be unpacked"),
+        (gzip.compress(b"one line\n" * 40, mtime=0)[:30], [], "cannot be unpacked"),
         (b"one line\n", ["--seeds", "[1,1]"], "seeds: expected at least one, all different"),
         (b"one line\n", ["--workers", "-1"], "workers: expected at least 0, received -1"),
         (b"one line\n", ["--brackets.chunk_size", "7"], "chunk_size: 7 does not divide the 64 units"),
