@@ -32,8 +32,7 @@ class Sizes:
         chunk_size: Units in a chunk.
         dropout: Share of the inputs of each layer that are dropped in training.
         dropconnect: Share of the recurrent weights of the ON-LSTM that are dropped in training.
-        learning_rate: Of Adam for the ON-LSTM; it falls to a tenth, by cosine.
-        lstm_learning_rate: The same for the LSTM. It wants another one: at the ON-LSTM's it lags behind on a text.
+        learning_rate: Of Adam; it falls to a tenth, by cosine.
         batch_size: Sentences of a step.
         epochs: Times through the training sentences.
         length: Tokens of a sentence at most, start and end included.
@@ -47,7 +46,6 @@ class Sizes:
     dropout: float = 0.0
     dropconnect: float = 0.0
     learning_rate: float = 4e-3
-    lstm_learning_rate: float = 4e-3
     batch_size: int = 64
     epochs: int = 10
     length: int = 40
@@ -60,9 +58,6 @@ class Sizes:
         for name in ("batch_size", "epochs", "num_sentences", "num_test", "num_words"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a number of at least 1, received {getattr(self, name)}.")
-        for name in ("learning_rate", "lstm_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a number above 0, received {getattr(self, name)}.")
         if self.length < 4:
             raise ValueError(f"length: expected at least 4 tokens, received {self.length}.")
         ONLSTM(self.units, self.chunk_size, self.dropconnect, dropout=self.dropout)
@@ -127,8 +122,7 @@ def train(
     untrained = said_by_gates(model, held) if net == "on_lstm" else {}
     x, y = held.training[:, :-1], held.training[:, 1:]
     steps = sizes.epochs * -(-len(x) // sizes.batch_size)
-    first = sizes.learning_rate if net == "on_lstm" else sizes.lstm_learning_rate
-    rate = keras.optimizers.schedules.CosineDecay(first, steps, alpha=0.1)
+    rate = keras.optimizers.schedules.CosineDecay(sizes.learning_rate, steps, alpha=0.1)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     # Long steps are rare, and one of them can undo an epoch.
     model.compile(keras.optimizers.Adam(rate, clipnorm=1.0), loss)

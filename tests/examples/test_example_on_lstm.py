@@ -172,7 +172,6 @@ def test_settings_of_the_full_run(example):
         (b"one line\n", ["--seeds", "[1,1]"], "seeds: expected at least one, all different"),
         (b"one line\n", ["--workers", "-1"], "workers: expected at least 0, received -1"),
         (b"one line\n", ["--brackets.chunk_size", "7"], "chunk_size: 7 does not divide the 64 units"),
-        (b"one line\n", ["--text_sizes.lstm_learning_rate", "0"], "lstm_learning_rate: expected a number above 0"),
         (b"one line\n", ["--brackets.epochs", "0"], "epochs: expected a number of at least 1, received 0"),
     ],
 )
