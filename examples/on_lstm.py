@@ -45,7 +45,9 @@ class Settings:
 
     seeds: list[int] = dataclasses.field(default_factory=lambda: [0])
     brackets: Sizes = dataclasses.field(default_factory=Sizes)
-    text_sizes: Sizes = dataclasses.field(default_factory=lambda: Sizes(units=128, dropout=0.2, epochs=3, length=32))
+    text_sizes: Sizes = dataclasses.field(
+        default_factory=lambda: Sizes(units=128, dropout=0.2, learning_rate=0.012, epochs=3, length=32)
+    )
     text: Path | None = None
     encoding: str = "utf-8"
     output: str = "output/on_lstm"

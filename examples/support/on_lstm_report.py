@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 from support import on_lstm_corpora as corpora
 from support.on_lstm_corpora import Corpus
@@ -111,6 +112,7 @@ def draw_curves(results: dict[str, GridResults], held: dict[str, Corpus], path: 
         if own.floor is not None:
             axes.axhline(own.floor, color="0.4", linestyle="--", label="whoever knows the process")
         axes.set(title=corpus, xlabel="epochs", ylabel="perplexity")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(fontsize=8)
     plots.save_figure(figure, path)
 
@@ -185,10 +187,12 @@ def draw_trees(results: dict[str, dict[str, Any]], held: dict[str, Corpus], path
         tokens, own = one_tree(result, held[corpus])
         _draw_tree(axes, tree_of(own), tokens)
         # Words stand aslant and need room.
-        low = -2.6 if max(map(len, tokens)) <= 2 else -4.2
-        axes.bar(np.arange(len(tokens)) - 0.5, own / max(own.max(), 1e-9), 0.3, bottom=low, color="C2", alpha=0.7)
+        low = -2.6 if max(map(len, tokens)) <= 2 else -5.6
+        # From the least to the largest: layers differ in how much they erase of all, and how little that changes.
+        height = 0.1 + (own - own.min()) / max(np.ptp(own), 1e-9)
+        axes.bar(np.arange(len(tokens)) - 0.5, height, 0.3, bottom=low, color="C2", alpha=0.7)
         axes.text(-1.2, low + 0.5, "boundary", ha="right", va="center", fontsize=9, color="C2")
-        axes.set_title(f"{corpus}, boundaries from {own.min():.2f} to {own.max():.2f}", fontsize=10)
+        axes.set_title(f"{corpus}, boundaries from {own.min():.4f} to {own.max():.4f}", fontsize=10)
     plots.save_figure(figure, path)
 
 
