@@ -35,7 +35,7 @@ class Settings:
     """What is trained and measured. The data are scikit-learn's digits unless a file is given.
 
     Attributes:
-        nets: Two dense layers of 128 units, three convolutions of up to 32 feature maps (64 for larger images), or both.
+        nets: Two dense layers of 128 units, three convolutions of up to 32 feature maps (64 on larger images) or both.
         norms: Without batch norm, with it, or both.
         shares: Shares of the labels that are randomised.
         seeds: One training of each net for each.
