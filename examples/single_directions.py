@@ -1,6 +1,6 @@
 """What single units are worth in nets that learn and in nets that memorise (Morcos 2018).
 
-    python examples/single_directions.py [--workers 2]                                  # the digits, some minutes
+    python examples/single_directions.py                                                # the digits, some minutes
     python examples/single_directions.py --config examples/settings/single_directions.yaml --mnist mnist.npz
     python examples/single_directions.py --config examples/settings/single_directions.yaml --cifar cifar10.npz
 
@@ -68,7 +68,7 @@ class Settings:
     mnist: Path | None = None
     cifar: Path | None = None
     output: Path | None = None
-    workers: int = 0
+    workers: int = 2
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "steps", "repeats"):

@@ -13,7 +13,7 @@ from tfprune.experiments import AblationCurves, load_grid
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 # A few seconds: the dense net, two shares, one seed, few images.
 SHORT = ["--nets", "[dense]", "--norms", "[plain]", "--shares", "[0.0, 1.0]", "--seeds", "[3]", "--num_train", "150"]
-SHORT += ["--steps", "4", "--repeats", "2", "--num_points", "100"]
+SHORT += ["--steps", "4", "--repeats", "2", "--num_points", "100", "--workers", "0"]
 
 
 @pytest.fixture(scope="module")
