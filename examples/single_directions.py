@@ -1,6 +1,6 @@
 """What single units are worth in nets that learn and in nets that memorise (Morcos 2018).
 
-    python examples/single_directions.py [--workers 2]                                  # the digits, some minutes
+    python examples/single_directions.py                                                # the digits, some minutes
     python examples/single_directions.py --config examples/settings/single_directions.yaml --mnist mnist.npz
     python examples/single_directions.py --config examples/settings/single_directions.yaml --cifar cifar10.npz
 
@@ -35,7 +35,7 @@ class Settings:
     """What is trained and measured. The data are scikit-learn's digits unless a file is given.
 
     Attributes:
-        nets: Two dense layers of 128 units, three convolutions of up to 32 maps (64 for larger images), or both.
+        nets: Two dense layers of 128 units, three convolutions of up to 32 feature maps (64 on larger images) or both.
         norms: Without batch norm, with it, or both.
         shares: Shares of the labels that are randomised.
         seeds: One training of each net for each.
@@ -68,7 +68,7 @@ class Settings:
     mnist: Path | None = None
     cifar: Path | None = None
     output: Path | None = None
-    workers: int = 0
+    workers: int = 2
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "steps", "repeats"):

@@ -9,6 +9,7 @@ from typing import Literal
 import keras
 import numpy as np
 from keras import layers
+from scipy.stats import rankdata
 
 import tfprune as tfp
 from tfprune import datasets, experiments, neurons
@@ -100,6 +101,20 @@ class StopWhenFit(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
+def places_within_layers(selectivity: tfp.LayerValues, active: dict[str, np.ndarray]) -> tfp.LayerValues:
+    """Each unit's place among the active ones of its layer, 0 to 1, for curves that erase along the selectivity.
+
+    Layers differ in their selectivity and in what they are worth, so that the values themselves would rank layers.
+    Silent units cost nothing whenever they go: they stand in the middle, where they favour neither end.
+    """
+    places = {}
+    for name, own in selectivity.items():
+        places[name] = np.full(len(own), 0.5)
+        chosen = active[name]
+        places[name][chosen] = (rankdata(own[chosen]) - 0.5) / max(1, chosen.sum())
+    return tfp.LayerValues(places)
+
+
 def study(
     net: NetKind,
     norm: NormKind,
@@ -152,12 +167,13 @@ def study(
     _, test_accuracy = model.evaluate(*test, batch_size=500, verbose=0)
     points = x[:num_points], y[:num_points]
     activity = neurons.activations(model, points[0], progress=False)
-    selectivity = neurons.selectivity(activity, points[1])
+    selectivity = neurons.selectivity(activity, points[1]).scores
+    active = {name: (values > 0).any(axis=0) for name, values in activity.items()}
     for replacement in REPLACEMENTS:
         curves = experiments.ablation_curve(
             model,
             points,
-            selectivity,
+            places_within_layers(selectivity, active),
             replacement=replacement,
             steps=steps,
             metric="accuracy",
@@ -175,7 +191,7 @@ def study(
         "test_accuracy": float(test_accuracy),
         "epochs_taken": len(history.epoch),
         "groups": list(activity),
-        **{f"selectivity/{name}": np.asarray(scores) for name, scores in selectivity.scores.items()},
-        **{f"active/{name}": (values > 0).any(axis=0) for name, values in activity.items()},
+        **{f"selectivity/{name}": np.asarray(scores) for name, scores in selectivity.items()},
+        **{f"active/{name}": values for name, values in active.items()},
         **{f"{by}/{name}": np.asarray(own) for by, scores in changes.items() for name, own in scores.items()},
     }

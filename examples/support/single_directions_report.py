@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ DATA_NAMES = {"digits": "scikit-learn's digits", "mnist": "MNIST", "cifar": "CIF
 NET_NAMES = {"dense": "two dense layers", "conv": "three convolutions"}
 NORM_NAMES = {"plain": "no batch norm", "batch_norm": "batch norm"}
 STYLES = {"zero": "-", "mean": "--"}
+SELECTIVITY_AXIS = "class selectivity: 0 = equally active at all classes, 1 = active at one class alone"
 # Mean rank correlations below the first count as no sign of importance, below the second as a weak one.
 NO_SIGN, WEAK_SIGN = 0.3, 0.6
 # Fewer units that are active say nothing of a layer.
@@ -114,23 +115,23 @@ def table(found: Sequence[Mapping[str, Any]], data: str) -> Table:
     title = f"{DATA_NAMES[data]}: mean and standard deviation over the seeds, accuracies in %"
     caption = (
         "area: mean training accuracy while units are erased in random order, replaced by zero or by their mean; "
-        "selective first: how much smaller the area is when the most selective go first instead of the least; "
+        "selective first: how much smaller the area is when the most selective of each layer go first, not the least; "
         "rank correlation: selectivity of a unit with the rise of the loss when it alone is zero, within layers; "
         "silent: units that are never active"
     )
-    result = Table("net", "", "random labels", title=title, caption=caption, caption_justify="left")
-    for name in ("epochs", "train", "test", "area, zero", "area, mean", "selective first"):
-        result.add_column(name, justify="right")
-    for name in ("selectivity", "rank correlation", "silent"):
-        result.add_column(name, justify="right")
+    result = Table("net", title=title, caption=caption, caption_justify="left")
+    result.add_column("random\nlabels", justify="right")
+    for name in ("epochs", "train", "test", "area,\nzero", "area,\nmean", "selective\nfirst", "selectivity"):
+        result.add_column(name, justify="right", no_wrap=True)
+    for name in ("rank\ncorrelation", "silent"):
+        result.add_column(name, justify="right", no_wrap=True)
     for row in found:
         percent = [
             _cell(row[name], 100, 1)
             for name in ("train_accuracy", "test_accuracy", "area_zero", "area_mean", "selective_costs_zero")
         ]
         result.add_row(
-            NET_NAMES[row["net"]],
-            NORM_NAMES[row["norm"]],
+            f"{row['net']}, {NORM_NAMES[row['norm']]}",
             f"{100 * row['share']:g} %",
             _cell(row["epochs_taken"], 1, 0),
             *percent,
@@ -231,7 +232,9 @@ def _compared(
     """A claim that one of two numbers is smaller, over all pairs."""
     values = np.array(pairs, "float64").reshape(-1, 2)
     holds = int((values[:, smaller] < values[:, 1 - smaller]).sum())
-    answer = "yes" if holds == len(values) else "no" if holds == 0 else "mixed"
+    share = holds / max(1, len(values))
+    words_by_share = {"yes": share == 1, "mostly": share >= 0.75, "mixed": share > 0.25, "mostly not": share > 0}
+    answer = next((word for word, fits in words_by_share.items() if fits), "no")
     means = (f"{mean:.2f}" for mean in values.mean(axis=0)) if len(values) else ("", "")
     figures = f"{words.format(*means)}; so in {holds} of {len(values)} pairs"
     return {"question": question, "paper": paper, "net": net, "answer": answer, "figures": figures}
@@ -266,20 +269,31 @@ def draw(cells: Cells, data: str, folder: Path) -> None:
     where = DATA_NAMES[data]
     title = f"Units erased in random order, {where}: nets that learn random labels beside others"
     figure = _panels(cells, title, _erased)
-    figure.supxlabel("share of the units that is erased", fontsize=10)
+    words = "share of the units that is erased (lines: means over seeds and orders; bands, for zero: lowest to highest)"
+    figure.supxlabel(words, fontsize=10)
     plots.save_figure(figure, folder / "erased_at_random.png")
     figure = _panels(cells, f"Class selectivity of units, {where}", _histogram)
-    figure.supxlabel("class selectivity: 0 = equally active at all classes, 1 = active at one class alone", fontsize=10)
+    figure.supxlabel(SELECTIVITY_AXIS, fontsize=10)
     plots.save_figure(figure, folder / "selectivity.png")
     figure = _panels(cells, f"Is a selective unit an important one? Each point is a unit, {where}", _scatter)
-    figure.supxlabel("class selectivity: 0 = equally active at all classes, 1 = active at one class alone", fontsize=10)
+    figure.supxlabel(SELECTIVITY_AXIS, fontsize=10)
     plots.save_figure(figure, folder / "selectivity_and_importance.png")
+    for net in dict.fromkeys(net for net, _, _ in cells):
+        _draw_orders(cells, net, where, folder / f"erased_by_selectivity_{net}.png")
+
+
+def _draw_orders(cells: Cells, net: str, where: str, path: Path) -> None:
+    """Units erased along their selectivity, for the fewest and the most random labels."""
+    shares = {share for own, _, share in cells if own == net}
     panels = {
-        f"{NET_NAMES[net]}, {NORM_NAMES[norm]}\n{100 * share:g} % random labels": [own.curves["zero"] for own in nets]
-        for (net, norm, share), nets in cells.items()
+        f"{NORM_NAMES[norm]}, {100 * share:g} % random labels": [one.curves["zero"] for one in nets]
+        for (own, norm, share), nets in cells.items()
+        if own == net and share in (min(shares), max(shares))
     }
-    figure = plots.ablation_curves(panels, title=f"Units erased by their class selectivity, {where}: training accuracy")
-    plots.save_figure(figure, folder / "erased_by_selectivity.png")
+    title = f"Units erased by class selectivity within their layer, replaced by zero: {NET_NAMES[net]}, {where}"
+    figure = plots.ablation_curves(panels, title=title)
+    figure.axes[0].set_ylabel("training accuracy")
+    plots.save_figure(figure, path)
 
 
 def _panels(cells: Cells, title: str, fill: Any) -> Any:
@@ -306,7 +320,9 @@ def _erased(axes: Axes, shares: Mapping[float, list[Trained]], is_first: bool) -
                 low, high = 100 * curves.min(axis=0), 100 * curves.max(axis=0)
                 axes.fill_between(erased, low, high, color=colour, alpha=0.12, lw=0)
     axes.axhline(100 / NUM_CLASSES, color="grey", lw=1, linestyle=":")
-    axes.set_ylim(0, 103)
+    # Room for the legend above the curves.
+    axes.set_ylim(0, 160)
+    axes.set_yticks(range(0, 101, 20))
     axes.xaxis.set_major_formatter("{x:.0f} %")
     axes.yaxis.set_major_formatter("{x:.0f} %")
     axes.legend(fontsize=7, title="labels, replacement (mean height)", title_fontsize=7)
@@ -315,14 +331,14 @@ def _erased(axes: Axes, shares: Mapping[float, list[Trained]], is_first: bool) -
 
 
 def _histogram(axes: Axes, shares: Mapping[float, list[Trained]], is_first: bool) -> None:
-    for share, nets in shares.items():
-        values = np.concatenate([own.units("selectivity") for own in nets])
+    by_share = {share: np.concatenate([own.units("selectivity") for own in nets]) for share, nets in shares.items()}
+    edges = np.linspace(0, _limit(by_share.values()), 26)
+    for share, values in by_share.items():
         weights = np.full(len(values), 100 / len(values))
         label = f"{100 * share:g} % random labels (mean {values.mean():.2f})"
-        axes.hist(
-            values, np.linspace(0, 1, 26), weights=weights, histtype="step", color=_colour(share), lw=1.8, label=label
-        )
-    axes.set_xlim(0, 1)
+        axes.hist(values, edges, weights=weights, histtype="step", color=_colour(share), lw=1.8, label=label)
+    axes.set_xlim(0, edges[-1])
+    axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
     axes.yaxis.set_major_formatter("{x:.0f} %")
     axes.legend(fontsize=7)
     if is_first:
@@ -330,6 +346,7 @@ def _histogram(axes: Axes, shares: Mapping[float, list[Trained]], is_first: bool
 
 
 def _scatter(axes: Axes, shares: Mapping[float, list[Trained]], is_first: bool) -> None:
+    limit = _limit(own.units("selectivity") for nets in shares.values() for own in nets)
     for share, nets in shares.items():
         selectivity, change = (np.concatenate([own.units(of) for own in nets]) for of in ("selectivity", "zero"))
         correlation = _mean([own.rank_correlation("zero") for own in nets])
@@ -337,11 +354,17 @@ def _scatter(axes: Axes, shares: Mapping[float, list[Trained]], is_first: bool) 
         label = f"{100 * share:g} % random labels{words}"
         axes.plot(selectivity, change, "o", ms=3, mew=0, alpha=0.5, color=_colour(share), label=label)
     axes.set_yscale("symlog", linthresh=0.01)
-    axes.set_xlim(0, 1)
+    axes.set_xlim(0, limit)
+    axes.set_ylim(top=5 * axes.get_ylim()[1])
     axes.axhline(0, color="grey", lw=1)
     axes.legend(fontsize=7, title="(rank correlation within layers)", title_fontsize=7)
     if is_first:
         axes.set_ylabel("rise of the loss when the unit alone is zero (nats)")
+
+
+def _limit(values: Iterable[np.ndarray]) -> float:
+    """The next tenth above all values: units of convolutions are far less selective than those of dense layers."""
+    return min(1.0, np.ceil(10 * max(own.max(initial=0.1) for own in values)) / 10)
 
 
 def _colour(share: float) -> Any:

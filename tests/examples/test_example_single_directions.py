@@ -13,7 +13,7 @@ from tfprune.experiments import AblationCurves, load_grid
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 # A few seconds: the dense net, two shares, one seed, few images.
 SHORT = ["--nets", "[dense]", "--norms", "[plain]", "--shares", "[0.0, 1.0]", "--seeds", "[3]", "--num_train", "150"]
-SHORT += ["--steps", "4", "--repeats", "2", "--num_points", "100"]
+SHORT += ["--steps", "4", "--repeats", "2", "--num_points", "100", "--workers", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,12 @@ def test_results_say_what_the_records_say(folder):
 
 
 def test_pictures_and_settings_are_there(folder):
-    names = ["erased_at_random.png", "erased_by_selectivity.png", "selectivity.png", "selectivity_and_importance.png"]
+    names = [
+        "erased_at_random.png",
+        "erased_by_selectivity_dense.png",
+        "selectivity.png",
+        "selectivity_and_importance.png",
+    ]
     assert sorted(path.name for path in folder.glob("*.png")) == names
     assert "num_train: 150" in (folder / "settings.yaml").read_text()
 
@@ -126,12 +131,23 @@ def test_nets(support, net, norm, shape, parameters):
     assert support.build(net, norm, shape).count_params() == parameters
 
 
+def test_places_are_those_within_layers_and_silent_units_stand_in_the_middle(support):
+    selectivity = support.tfp.LayerValues({"a": [0.9, 0.0, 0.1, 0.5], "b": [0.01, 0.02]})
+    active = {"a": np.array([True, False, True, True]), "b": np.array([True, True])}
+    places = support.places_within_layers(selectivity, active)
+    np.testing.assert_allclose(places["a"], [5 / 6, 0.5, 1 / 6, 0.5])
+    np.testing.assert_allclose(places["b"], [0.25, 0.75])
+    silent = support.places_within_layers(selectivity, {"a": active["a"], "b": ~active["b"]})
+    assert silent["b"].tolist() == [0.5, 0.5]
+
+
 def test_answers_count_pairs(report):
     pairs = [(0.6, 0.3), (0.5, 0.4), (0.4, 0.5)]
     row = report._compared("q", "yes", "net", "{} and {}", pairs, smaller=1)
     assert row["answer"] == "mixed" and row["figures"] == "0.50 and 0.40; so in 2 of 3 pairs"
     assert report._compared("q", "yes", "net", "{} {}", pairs[:2], smaller=1)["answer"] == "yes"
     assert report._compared("q", "yes", "net", "{} {}", pairs[:2], smaller=0)["answer"] == "no"
+    assert report._compared("q", "yes", "net", "{} {}", [*pairs, (2.0, 1.0)], smaller=0)["answer"] == "mostly not"
     words = [report._sign(value) for value in (0.1, -0.29, 0.5, 0.7, -0.7)]
     assert words == ["no", "no", "weak", "yes", "yes, of unimportance"]
 
