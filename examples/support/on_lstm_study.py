@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +63,7 @@ class Sizes:
         ONLSTM(self.units, self.chunk_size, self.dropconnect, dropout=self.dropout)
 
 
+@functools.lru_cache(maxsize=2)
 def load(corpus: str, text: str | None, encoding: str | None, sizes: Sizes) -> Corpus:
     """The brackets, or the sentences of the text; the same in every training."""
     if corpus == "brackets":

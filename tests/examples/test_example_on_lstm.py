@@ -168,7 +168,7 @@ def test_settings_of_the_full_run(example):
             "is not in utf-8: byte 0xe9 at place 6. Say which it is",
         ),
         (b"one line\n", ["--encoding", "no-such"], "'no-such' is no encoding that Python knows"),
-        (gzip.compress(b"one line\n" * 40)[:30], [], "cannot be unpacked"),
+        (gzip.compress(b"one line\n" * 40, mtime=0)[:30], [], "cannot be unpacked"),
         (b"one line\n", ["--seeds", "[1,1]"], "seeds: expected at least one, all different"),
         (b"one line\n", ["--workers", "-1"], "workers: expected at least 0, received -1"),
         (b"one line\n", ["--brackets.chunk_size", "7"], "chunk_size: 7 does not divide the 64 units"),
@@ -187,4 +187,4 @@ def test_what_is_refused(example, tmp_path, capsys, content, flags, message):
 def test_a_text_of_few_lines_is_refused(example, tmp_path):
     (tmp_path / "text.txt").write_text("one line\n\n... --- \n")
     with pytest.raises(ValueError, match="holds 2 lines with words; expected one sentence to a line, 10 or more"):
-        example.main(["--output", str(tmp_path / "out"), "--text", str(tmp_path / "text.txt")])
+        example.main(words_of(tmp_path / "out", "--text", str(tmp_path / "text.txt")))

@@ -180,6 +180,7 @@ def test_other_precisions(policy, generator):
     assert gates.forget.dtype == found.dtype and not numbers(tf.cast(gates.input, "float32"))[..., -1].any()
 
 
+@pytest.mark.slow
 def test_saves_and_loads_where_only_the_package_was_imported(tmp_path, generator):
     x = keras.Input((5, 3))
     h = layers.Bidirectional(ONLSTM(6, 2, dropconnect=0.3, return_sequences=True), name="both")(x)
@@ -208,6 +209,17 @@ def test_saves_and_loads_where_only_the_package_was_imported(tmp_path, generator
     assert "'levels': [1]" in config and "'num_levels': 2" in config and "'l2': 0.1" in config.lower()
 
 
+def test_a_configuration_makes_the_same_layer_again():
+    options = {"recurrent_regularizer": keras.regularizers.L2(0.1), "kernel_constraint": "non_neg", "seed": 3}
+    for layer in (
+        ONLSTM(6, 3, 0.2, "reverse", dropout=0.1, activity_regularizer="l2", go_backwards=True, name="rnn", **options),
+        ONLSTM(4, 2, num_levels=5, levels=[3, 1], activation="relu", use_bias=False, dtype="mixed_float16"),
+    ):
+        again = ONLSTM.from_config(layer.get_config())
+        assert again.get_config() == layer.get_config() and again.cell.get_config() == layer.cell.get_config()
+
+
+@pytest.mark.slow
 def test_trains_with_padding_weights_and_a_dataset(generator):
     """The first word counts: learned from batches of a tf.data.Dataset with sample weights."""
     words = generator.integers(1, 5, (64, 6)) * (np.arange(6) < generator.integers(2, 7, (64, 1)))
@@ -355,7 +367,7 @@ def test_a_last_chunk_that_starts_with_something_is_not_dead(generator):
     np.testing.assert_allclose(small(data), model(data), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("repair", ["mean", "affine", "least_squares"])
+@pytest.mark.parametrize("repair", ["mean", "affine", pytest.param("least_squares", marks=pytest.mark.slow)])
 def test_repairs(repair, generator):
     """The mean of what the recurrent kernel reads goes into its bias, master gates included; fits come closer yet."""
     model, x = language_model("reverse"), words(generator, 400)
@@ -374,6 +386,7 @@ def test_repairs(repair, generator):
         np.testing.assert_allclose(found.get_layer("rnn").cell.bias, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_scores_have_one_number_for_each_chunk_and_the_dead_one_the_lowest(generator):
     model = language_model()
     model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
