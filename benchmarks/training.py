@@ -3,7 +3,7 @@
 Targets: PruneDuringTraining adds at most 3 % to an epoch outside its pruning steps (with and without the callback by
 turns, medians; beside the time also that of the processors, which says more on a machine that is shared).
 shrink_while_training: time of an epoch and peak memory of a training before and after, each peak in a process of its
-own. A LivenessMonitor's measurement is timed too.
+own. A LivenessMonitor's measurement is timed too, and what the penalties of SparsifyDuringTraining add to an epoch.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from networks import print_table, residual_net, thesis_net
 
 import tfprune as tfp
 from tfprune import saliency, schedules
-from tfprune.training import LivenessMonitor, PruneDuringTraining, shrink_while_training
+from tfprune.training import LivenessMonitor, PruneDuringTraining, SparsifyDuringTraining, shrink_while_training
 
 
 def dense_net():
@@ -58,10 +58,11 @@ class Timer(keras.callbacks.Callback):
         self.cpu_seconds.append(time.process_time() - self._start[1])
 
 
-def overhead(build, num_samples, rounds, schedule, jit_compile="auto"):
+def overhead(build, num_samples, rounds, make, jit_compile="auto"):
     """Returns the median time of an epoch without the callback, and of the ratios with it: of time and of processors'.
 
-    Two models train by turns; the first epoch of every `fit` traces and does not count, nor does the pruning step.
+    `make(x)` makes the callback. Two models train by turns; the first epoch of every `fit` traces and does not count,
+    nor does the pruning step.
     """
     models = compiled(build, jit_compile), compiled(build, jit_compile)
     x, y = data_for(models[0], num_samples)
@@ -70,9 +71,8 @@ def overhead(build, num_samples, rounds, schedule, jit_compile="auto"):
         order = (0, 1) if number % 2 else (1, 0)
         for which in order:
             timer = Timer()
-            prune = PruneDuringTraining(saliency.weight_norm, schedule, x[:1000])
             # The timer stands before the callback, so that it stops first and starts first.
-            callbacks = [timer, *([prune] if which else [])]
+            callbacks = [timer, *([make(x)] if which else [])]
             models[which].fit(x, y, batch_size=32, epochs=4, verbose=0, callbacks=callbacks)
             times[which].append(statistics.median(timer.seconds[1:]))
             cpu[which].append(statistics.median(timer.cpu_seconds[1:]))
@@ -91,10 +91,32 @@ def print_overhead(rounds):
         (dense_net, 6400, every_step, "by step", "auto"),
         (residual_net, 960, every_step, "by step", "auto"),
     ):
-        rows.append([f"{build.__name__}, {name}", *overhead(build, num_samples, rounds, schedule, jit)])
+
+        def make(x, schedule=schedule):
+            return PruneDuringTraining(saliency.weight_norm, schedule, x[:1000])
+
+        rows.append([f"{build.__name__}, {name}", *overhead(build, num_samples, rounds, make, jit)])
         print("  ".join(str(cell) for cell in rows[-1]), flush=True)
     header = ["model, schedule", "epoch s", "ratio (target <= 1.03)", "of processors' time"]
     print_table("An epoch outside of pruning steps", header, rows)
+
+
+def print_sparsifying(rounds):
+    rows = []
+    for build, num_samples, penalty, method in (
+        (thesis_net, 6400, "group_norm", "proximal"),
+        (thesis_net, 6400, "group_norm", "gradient"),
+        (dense_net, 6400, "group_norm", "proximal"),
+        (residual_net, 960, "batch_norm_scale", "proximal"),
+        (residual_net, 960, "group_norm", "proximal"),
+    ):
+
+        def make(x, penalty=penalty, method=method):
+            return SparsifyDuringTraining(penalty, 1e-6, method=method)
+
+        rows.append([f"{build.__name__}, {penalty}, {method}", *overhead(build, num_samples, rounds, make)])
+        print("  ".join(str(cell) for cell in rows[-1]), flush=True)
+    print_table("SparsifyDuringTraining", ["model, penalty", "epoch s", "ratio", "of processors' time"], rows)
 
 
 def resident_gigabytes(which):
@@ -161,7 +183,7 @@ def print_monitor():
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", choices=["overhead", "shrinking", "monitor"])
+    parser.add_argument("--only", choices=["overhead", "sparsifying", "shrinking", "monitor"])
     parser.add_argument("--peak", nargs=2, metavar=("NET", "SPARSITY"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
@@ -170,6 +192,8 @@ def main():
         return
     if options.only in (None, "overhead"):
         print_overhead(options.rounds)
+    if options.only in (None, "sparsifying"):
+        print_sparsifying(options.rounds)
     if options.only in (None, "shrinking"):
         print_shrinking()
     if options.only in (None, "monitor"):
