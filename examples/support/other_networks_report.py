@@ -158,7 +158,7 @@ def draw(curves: GridResults, cuts: GridResults, folder: Path, data: str) -> Non
         ranking, seeds = of_cuts[0].settings["ranking"], ", ".join(map(str, names_in(of_cuts, "seed")))
         figure = plots.ablation_curves(
             {f"units with the lowest {ranking} go first, training of seed {seeds}": _records(of_cuts)},
-            title=f"{title} on {data}: units of {layer} cut out",
+            title=f"{title} on {data}:\nunits of {layer} cut out, nothing trained",
         )
         plots.save_figure(figure, folder / f"{net}_cut.png")
 

@@ -56,7 +56,10 @@ def translation_net(num_sources: int, num_targets: int, *, units: int, num_layer
         lstm = layers.LSTM(units, return_sequences=True, return_state=True, name=f"decoder_{number}")
         h, *_ = lstm(h, initial_state=starts[number - 1])
     key = layers.Dense(units, use_bias=False, name="key")(encoded)
-    context = layers.Attention(name="attention")([h, encoded, key])
+    # Keras's own layer of attention, in its version 3.8, cannot be told of padding.
+    scores = layers.Dot((2, 2), name="attention_scores")([h, key])
+    weights = layers.Softmax(name="attention")(scores, mask=keras.ops.greater(source, PADDING)[:, None, :])
+    context = layers.Dot((2, 1), name="context")([weights, encoded])
     h = layers.Concatenate(name="decoded_and_context")([h, context])
     h = layers.Dense(units, activation="tanh", name="attended")(h)
     h = layers.Dropout(dropout, name="attended_dropout")(h)

@@ -56,7 +56,7 @@ def test_curves_are_those_of_the_trained_net(folder, support):
     _, test = support.load_data("transformer", None, 500, 2000)
     curves = experiments.AblationCurves.load(run.folder / "curves.npz")
     assert curves.num_off.tolist() == [0, 16, 32, 48, 64] and curves.orders.tolist() == ["top", "bottom", "random"]
-    assert set(curves.values[:, 0].tolist()) == {pytest.approx(net.evaluate(*test, verbose=0)[1])}
+    np.testing.assert_allclose(curves.values[:, 0], net.evaluate(*test, verbose=0)[1])
     kernel, bias = net.get_layer("outer").get_weights()
     kernel[np.argsort(-scores["feed_forward"])[:16]] = 0.0
     net.get_layer("outer").set_weights([kernel, bias])
@@ -107,10 +107,7 @@ def test_second_start_measures_nothing(example, folder, monkeypatch, capsys):
 
 
 def test_a_run_that_fails_ends_the_example(example, tmp_path):
-    with (
-        pytest.warns(RuntimeWarning, match="2 of 2 runs failed"),
-        pytest.raises(SystemExit, match="no such file|no file"),
-    ):
+    with pytest.warns(RuntimeWarning, match="2 of 2 runs failed"), pytest.raises(SystemExit, match="there is no file"):
         example.main(["--nets", "[mobilenet]", "--weights", "absent.h5", "--output", str(tmp_path)])
 
 
