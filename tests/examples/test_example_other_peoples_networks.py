@@ -150,6 +150,18 @@ def test_images_of_an_application(support, generator):
     np.testing.assert_array_equal(support.to_rows(coloured)[1, 4], coloured[1, 4].ravel())
 
 
+def test_images_from_a_file(support, generator, tmp_path):
+    arrays = {}
+    for part, count in (("train", 12), ("test", 6)):
+        arrays[f"x_{part}"] = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        arrays[f"y_{part}"] = generator.integers(0, 10, count)
+    np.savez(tmp_path / "images.npz", **arrays)
+    (rows, labels), (test, _) = support.load_data("transformer", str(tmp_path / "images.npz"), 10, 20)
+    assert rows.shape == (10, 32, 96) and len(test) == 6
+    np.testing.assert_allclose(rows[3, 1], arrays["x_train"][3, 1].ravel() / 255, rtol=1e-6)
+    np.testing.assert_array_equal(labels, arrays["y_train"][:10])
+
+
 @pytest.mark.slow
 def test_application_starts_from_a_file_of_weights(support, tmp_path):
     first = support.mobilenet((32, 32, 3))
