@@ -36,7 +36,10 @@ def ablation_curves(panels: Mapping[str, Any], *, title: str, unit: str = "units
         for order, erased in records[0].kinds:
             curves = np.concatenate([record.curves(order, erased) for record in records])
             area = np.mean([record.area(order, erased) for record in records])
-            label = f"{order}: {ORDER_MEANINGS[order]}" + (f", {erased}" if len(ways) > 1 else "") + f" ({area:.3g})"
+            meaning = (
+                f"{order}, {erased.removeprefix('remove, ')}" if len(ways) > 1 else f"{order}: {ORDER_MEANINGS[order]}"
+            )
+            label = f"{meaning} ({area:.3g})"
             style = _STYLES[ways.index(erased) % len(_STYLES)]
             axes.plot(share, curves.mean(axis=0), style, color=ORDER_COLOURS[order], marker="o", ms=3, label=label)
             axes.fill_between(
