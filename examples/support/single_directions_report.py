@@ -339,7 +339,7 @@ def _histogram(axes: Axes, shares: Mapping[float, list[Trained]], is_first: bool
         axes.hist(values, edges, weights=weights, histtype="step", color=_colour(share), lw=1.8, label=label)
     axes.set_xlim(0, edges[-1])
     axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
-    axes.yaxis.set_major_formatter("{x:.0f} %")
+    axes.yaxis.set_major_formatter("{x:g} %")
     axes.legend(fontsize=7)
     if is_first:
         axes.set_ylabel("share of the units that are ever active")
