@@ -50,6 +50,8 @@ def ablation_curve(
             `tfprune.neurons` returned. Units of groups that it leaves out stay. Equal scores go by index. Or
             `Directions` of one group, of `neurons.svcca` and its like: directions are then erased where the units show,
             instead of units where they are read.
+            Scores of several groups are put into one order: some (class selectivity, norms) are no measure between
+            layers, and silent units, which score lowest, go first at no cost. Rank one group at a time there.
         order: which units go first, one or several of "top" (those with the highest scores), "bottom", "random".
         replacement: what stands in for an erased unit where it is read: "zero", "mean" (over `data`), or numbers by
             group name, as for `with_on_nodes`.
