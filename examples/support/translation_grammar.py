@@ -72,10 +72,14 @@ def _pick(random: np.random.Generator, rows: list) -> tuple:
     return rows[random.integers(len(rows))]
 
 
+def _plural(noun: str) -> str:
+    return _ENGLISH_PLURALS.get(noun, f"{noun}s")
+
+
 def _noun_phrase(random: np.random.Generator, plural: int, adjective_chance: float) -> Pair:
     english, spanish, gender = _pick(random, _NOUNS)
     articles, spanish_articles = _pick(random, _ARTICLES)
-    noun = _ENGLISH_PLURALS.get(english, f"{english}s") if plural else english
+    noun = _plural(english) if plural else english
     source, target = [articles[plural]], [spanish_articles[gender][plural], spanish + "s" * plural]
     if random.random() < adjective_chance:
         adjective, stem = _pick(random, _ADJECTIVES)
@@ -117,6 +121,9 @@ _STEMS = "|".join(stem for _, stem in _VERBS)
 _GROUPS = "|".join(f"(?P<{tense}>{'|'.join(forms)})" for tense, forms in zip(TENSES, _ENDINGS, strict=True))
 # Finds the verb of a Spanish sentence; the group that matches is its tense.
 TENSE_PATTERN = re.compile(rf"\b(?:{_STEMS})(?:{_GROUPS})\b")
+# Tokens of English nouns and verbs, where words are whole tokens.
+NOUN_TOKEN = re.compile(rf"▁(?:{'|'.join(_plural(noun) + '|' + noun for noun, _, _ in _NOUNS)})")
+VERB_TOKEN = re.compile(rf"▁(?:will|(?:{'|'.join(verb for verb, _ in _VERBS)})(?:s|es|ed)?)")
 _GENDER_OF = {spanish: GENDERS[gender] for _, spanish, gender in _NOUNS}
 
 

@@ -7,9 +7,20 @@ import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from support.translation_grammar import PLURAL_ARTICLES, SINGULAR_ARTICLES, TENSE_PATTERN, gender_of
+from support.translation_grammar import (
+    NOUN_TOKEN,
+    PLURAL_ARTICLES,
+    SINGULAR_ARTICLES,
+    TENSE_PATTERN,
+    VERB_TOKEN,
+    gender_of,
+)
 
 NONE = "none"
+
+
+def _every_token(pieces: Sequence[str], value: str) -> list[str]:
+    return [value] * len(pieces)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +33,8 @@ class Property:
         target: The value that it is to bring about.
         label: Takes a sentence, gives the value, or ``NONE`` where it has none.
         published: Success rate of the slides' source for it, 0 to 1; None where it has none.
+        tokens: Takes the tokens of a source and the value of the sentence, gives the value that each token stands for,
+            or ``NONE``; by default each token stands for that of its sentence.
     """
 
     name: str
@@ -29,6 +42,7 @@ class Property:
     target: str
     label: Callable[[str], str]
     published: float | None = None
+    tokens: Callable[[Sequence[str], str], list[str]] = _every_token
 
     def labels(self, sentences: Sequence[str]) -> np.ndarray:
         """The value of each sentence."""
@@ -85,21 +99,6 @@ def _verb_form(sentence: str) -> str:
     return "infinitive" if _INFINITIVE.fullmatch(first) and not _NO_INFINITIVES.fullmatch(first) else NONE
 
 
-# The published success rates are of tense as past and present, number, and gender, on other texts.
-GRAMMAR = (
-    Property("tense", "present", "past", _grammar_tense, 0.67),
-    Property("number", "singular", "plural", _grammar_number, 0.37),
-    Property("gender", "masculine", "feminine", _grammar_gender, 0.21),
-    Property("parentheses", "with", "without", _parentheses),
-)
-TEXT = (
-    Property("verb form", "infinitive", "imperative", _verb_form, 0.67),
-    Property("number", "singular", "plural", lambda sentence: _first_article(sentence, 0), 0.37),
-    Property("gender", "masculine", "feminine", lambda sentence: _first_article(sentence, 1), 0.21),
-    Property("parentheses", "with", "without", _parentheses),
-)
-
-
 def inside_parentheses(pieces: Sequence[str]) -> list[bool]:
     """Whether each token stands between parentheses; the parentheses themselves do."""
     inside, found = False, []
@@ -109,3 +108,38 @@ def inside_parentheses(pieces: Sequence[str]) -> list[bool]:
         if ")" in piece:
             inside = False
     return found
+
+
+def _verb_tokens(pieces: Sequence[str], value: str) -> list[str]:
+    return [value if VERB_TOKEN.fullmatch(piece) else NONE for piece in pieces]
+
+
+def _subject_token(pieces: Sequence[str], value: str) -> list[str]:
+    nouns = [place for place, piece in enumerate(pieces) if NOUN_TOKEN.fullmatch(piece)]
+    return [value if place in nouns[:1] else NONE for place in range(len(pieces))]
+
+
+def _first_tokens(number: int) -> Callable[[Sequence[str], str], list[str]]:
+    return lambda pieces, value: [value if place < number else NONE for place in range(len(pieces))]
+
+
+def _tokens_between(pieces: Sequence[str], value: str) -> list[str]:
+    # Only where there are parentheses do the tokens outside tell them from those between.
+    if value != "with":
+        return [NONE] * len(pieces)
+    return ["with" if inside else "without" for inside in inside_parentheses(pieces)]
+
+
+# The published success rates are of tense as past and present, number, and gender, on other texts.
+GRAMMAR = (
+    Property("tense", "present", "past", _grammar_tense, 0.67, _verb_tokens),
+    Property("number", "singular", "plural", _grammar_number, 0.37, _subject_token),
+    Property("gender", "masculine", "feminine", _grammar_gender, 0.21, _subject_token),
+    Property("parentheses", "with", "without", _parentheses, None, _tokens_between),
+)
+TEXT = (
+    Property("verb form", "infinitive", "imperative", _verb_form, 0.67, _first_tokens(2)),
+    Property("number", "singular", "plural", lambda sentence: _first_article(sentence, 0), 0.37),
+    Property("gender", "masculine", "feminine", lambda sentence: _first_article(sentence, 1), 0.21),
+    Property("parentheses", "with", "without", _parentheses, None, _tokens_between),
+)

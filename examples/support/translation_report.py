@@ -10,10 +10,10 @@ import numpy as np
 from rich.table import Table
 from support.translation_data import Pair
 from support.translation_properties import Property
-from support.translation_study import ORDERS, Finding, Nets, Rankings, parentheses_neuron, texts
+from support.translation_study import ORDERS, Finding, Nets, Rankings, texts
 
 from tfprune import plots
-from tfprune.experiments import AblationCurves
+from tfprune.experiments import AblationCurves, DoseCurve
 from tfprune.files import atomic_write
 from tfprune.plots.drawing import save_figure
 
@@ -60,9 +60,15 @@ def erasing_table(curves: Mapping[str, AblationCurves], layer: str) -> Table:
     return table
 
 
+def best_dose(curve: DoseCurve) -> int:
+    """Where success is highest of the doses that leave half of BLEU, if there are such."""
+    whole = curve.quality >= float(curve.full_quality) / 2
+    return int(np.where(whole | ~whole.any(), curve.success, -1.0).argmax())
+
+
 def control_table(findings: Sequence[Finding]) -> Table:
-    """How often translations changed, and what it cost, where success was highest."""
-    table = Table(title="Controlled properties, at the dose of most success")
+    """How often translations changed, and what it cost."""
+    table = Table(title="Controlled properties, at the dose of most success that leaves half of BLEU")
     for column in ("property", "from, to", "neuron", "probe (commonest)", "one neuron at z", "success", "BLEU"):
         table.add_column(column)
     for column in ("shifted at beta", "success", "BLEU", "BLEU without", "published success"):
@@ -71,7 +77,7 @@ def control_table(findings: Sequence[Finding]) -> Table:
         own = found.wanted
         cells = []
         for curve in (found.by_neuron, found.by_shift):
-            best = int(curve.success.argmax())
+            best = best_dose(curve)
             cells += [f"{curve.doses[best]:+g}", f"{curve.success[best]:.0%}", f"{curve.quality[best]:.1f}"]
         cells[3] = f"{found.num_shifted} at {cells[3]}"
         table.add_row(
@@ -117,8 +123,7 @@ def draw_texts(nets: Nets, findings: Sequence[Finding], folder: Path) -> None:
     """Sentences coloured by the best neuron of each property, as a picture each and one page of HTML."""
     pieces = []
     for found in findings:
-        ranking = parentheses_neuron(nets) if found.wanted.name == "parentheses" else found.ranking
-        unit = int(ranking.order[0])
+        unit = int(found.ranking.order[0])
         pairs = _examples(nets.pairs, found.wanted)
         tokens, values = texts(nets, pairs, unit)
         title = f"{found.wanted.name}: neuron {unit} of {nets.layer}"

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from support.translation_data import Languages, Pair
 from support.translation_decoding import Translator
-from support.translation_properties import NONE, Property, inside_parentheses
+from support.translation_properties import NONE, Property
 
 from tfprune import experiments, neurons
 from tfprune.graph.walk import copied, fresh_input, functional, run
@@ -65,7 +65,7 @@ class Rankings:
 
 
 def rank(nets: Nets, reading: Property) -> Rankings:
-    """Ranks by cross-model correlation on all tokens, and by what tells the values of a property, on all sentences."""
+    """Ranks by cross-model correlation on all tokens, and by what tells the values of a property."""
     inputs, _ = nets.data(nets.pairs)
     tokens = [neurons.activations(net, inputs, nets.layer, points="steps", progress=False) for net in nets.nets]
     found = {
@@ -73,20 +73,24 @@ def rank(nets: Nets, reading: Property) -> Rankings:
         "min correlation": neurons.min_correlation(tokens)[0],
         "linear regression": neurons.linear_regression(tokens)[0],
     }
-    means, labels = labelled(nets, reading)
-    found[f"probe ({reading.name})"] = neurons.probe(means, labels).ranking
-    found[f"probeless ({reading.name})"] = neurons.probeless(means, labels, standardise=True)
+    values, labels = labelled(nets, reading)
+    found[f"probe ({reading.name})"] = neurons.probe(values, labels).ranking
+    found[f"probeless ({reading.name})"] = neurons.probeless(values, labels, standardise=True)
     shared = neurons.svcca(tokens[:2])
     return Rankings(found, shared.directions[0], shared.similarity)
 
 
-def labelled(nets: Nets, wanted: Property, net: int = 0) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Mean activations over each sentence that has the property in its true translation, and its value."""
-    labels = wanted.labels([pair.target for pair in nets.pairs])
-    chosen = np.flatnonzero(labels != NONE)
-    inputs, _ = nets.data([nets.pairs[place] for place in chosen])
-    means = neurons.activations(nets.nets[net], inputs, nets.layer, progress=False)
-    return {nets.layer: means[nets.layer]}, labels[chosen]
+def labelled(nets: Nets, wanted: Property) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Activations at the tokens that stand for a property of their sentence, and its value at each."""
+    values = wanted.labels([pair.target for pair in nets.pairs])
+    pairs = [pair for pair, value in zip(nets.pairs, values, strict=True) if value != NONE]
+    found = neurons.activations(nets.nets[0], nets.data(pairs)[0], nets.layer, points="steps", progress=False)
+    labels = []
+    for pair, value in zip(pairs, values[values != NONE], strict=True):
+        # The end of a sentence is a token too, but stands for nothing.
+        labels += [*wanted.tokens(nets.languages.source.pieces(pair.source), value), NONE]
+    chosen = np.array(labels) != NONE
+    return {nets.layer: found[nets.layer][chosen]}, np.array(labels)[chosen]
 
 
 def erase(nets: Nets, rankings: Rankings, num_sentences: int, repeats: int) -> dict[str, experiments.AblationCurves]:
@@ -173,7 +177,7 @@ class Finding:
     Attributes:
         wanted: The property.
         ranking: Neurons by how far apart their means at its values are.
-        accuracy: Of a linear probe on sentences that it has not seen, and that of always saying the commonest value.
+        accuracy: Of a linear probe on tokens that it has not seen, and that of always saying the commonest value.
         by_neuron: Success and BLEU as the best neuron alone is clamped to mean + z std.
         by_shift: Success and BLEU as the best neurons are shifted by a multiple of the difference of class means.
         num_shifted: How many neurons are shifted.
@@ -198,14 +202,14 @@ def control(
     pairs = _said(nets, wanted)[:num_sentences]
     if not pairs:
         return None
-    means, labels = labelled(nets, wanted)
+    values, labels = labelled(nets, wanted)
     two = np.isin(labels, (wanted.source, wanted.target))
-    means, labels = {name: own[two] for name, own in means.items()}, labels[two]
-    ranking = neurons.probeless(means, labels, standardise=True)
-    probe = neurons.probe(means, labels)
+    values, labels = {name: own[two] for name, own in values.items()}, labels[two]
+    ranking = neurons.probeless(values, labels, standardise=True)
+    probe = neurons.probe(values, labels)
     num_shifted = max(1, round(share * len(ranking)))
     best = ranking.labels(num_shifted)
-    shift = neurons.class_shift(means, labels, source=wanted.source, target=wanted.target, beta=1.0)
+    shift = neurons.class_shift(values, labels, source=wanted.source, target=wanted.target, beta=1.0)
     options = {
         "measured": lambda tokens: wanted.labels(nets.translator.texts(tokens)),
         "wanted": wanted.target,
@@ -230,16 +234,6 @@ def _said(nets: Nets, wanted: Property) -> list[Pair]:
     tokens = nets.translator(nets.nets[0], nets.data(pairs)[0])
     labels = wanted.labels(nets.translator.texts(tokens))
     return [pair for pair, label in zip(pairs, labels, strict=True) if label == wanted.source]
-
-
-def parentheses_neuron(nets: Nets) -> neurons.Ranking:
-    """Neurons by how differently they act between parentheses and outside, token by token."""
-    chosen = [pair for pair in nets.pairs if "(" in pair.source]
-    inputs, _ = nets.data(chosen)
-    found = neurons.activations(nets.nets[0], inputs, nets.layer, points="steps", progress=False)
-    # The end of a sentence is a token, too.
-    labels = [[*inside_parentheses(nets.languages.source.pieces(pair.source)), False] for pair in chosen]
-    return neurons.probeless(found, np.concatenate(labels), standardise=True)
 
 
 def texts(nets: Nets, pairs: Sequence[Pair], unit: int) -> tuple[list[list[str]], list[np.ndarray]]:

@@ -174,3 +174,16 @@ def test_inside_parentheses(properties):
     pieces = ["▁a", "▁(", "b", ")", "▁c", "▁(", "d"]
     assert properties.inside_parentheses(pieces) == [False, True, True, True, False, True, True]
     assert np.sum(properties.inside_parentheses(["a", ")"])) == 0
+
+
+def test_tokens_that_stand_for_a_property(properties):
+    tense, number, gender, parentheses = properties.GRAMMAR
+    pieces = ["▁the", "▁red", "▁cat", "▁(", "with", "▁a", "▁dog", ")", "▁washes", "▁the", "▁house", "."]
+    assert [place for place, own in enumerate(tense.tokens(pieces, "present")) if own == "present"] == [8]
+    for wanted in (number, gender):
+        assert [place for place, own in enumerate(wanted.tokens(pieces, "x")) if own == "x"] == [2]
+    assert number.tokens(["▁some", "▁knives"], "plural") == ["none", "plural"]
+    assert parentheses.tokens(pieces, "with") == ["without"] * 3 + ["with"] * 5 + ["without"] * 4
+    assert set(parentheses.tokens(pieces, "without")) == {"none"}
+    assert properties.TEXT[0].tokens(pieces[:3], "infinitive") == ["infinitive", "infinitive", "none"]
+    assert properties.TEXT[1].tokens(pieces, "plural") == ["plural"] * 12

@@ -3,6 +3,7 @@
 import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,6 +59,13 @@ def test_published_figures(example):
     assert report.PUBLISHED_SHARES == (0.1, 0.2, 0.3, 0.4)
     assert report.PUBLISHED["min correlation"]["top"][0] == 36.5
     assert report.PUBLISHED["linear regression"]["bottom"][3] == 26.4
+
+
+def test_best_dose_leaves_half_of_the_quality(example):
+    report = importlib.import_module("support.translation_report")
+    rows = {"success": np.array([0.1, 0.9, 0.5]), "full_quality": np.array(60.0)}
+    assert report.best_dose(SimpleNamespace(quality=np.array([60.0, 20.0, 30.0]), **rows)) == 2
+    assert report.best_dose(SimpleNamespace(quality=np.array([1.0, 2.0, 3.0]), **rows)) == 1
 
 
 @pytest.fixture(scope="module")
