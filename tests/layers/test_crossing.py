@@ -106,7 +106,7 @@ def test_without_one_kind_nothing_crosses():
 def test_saved_loaded_and_trained(tmp_path):
     model = NETS["crossed_layers"]()
     (x,) = inputs_for(model)
-    model.compile("adam", "mse", jit_compile=False)
+    model.compile("adam", "mse", run_eagerly=True)
     before = [w.numpy() for w in model.trainable_weights]
     model.fit(x, np.ones((len(x), 2)), epochs=2, verbose=0)
     moved = [np.abs(one - two.numpy()).max() > 0 for one, two in zip(before, model.trainable_weights, strict=True)]
@@ -128,7 +128,7 @@ def test_kinds_of_which_all_units_go_leave_a_model_that_trains():
     masked = tfp.with_on_nodes(model)
     on = tfp.unit_groups(model).on_nodes(mask)
     np.testing.assert_allclose(outputs_of(small, [x]), outputs_of(masked, [x], on), rtol=1e-5, atol=1e-6)
-    small.compile("sgd", "mse", jit_compile=False)
+    small.compile("sgd", "mse", run_eagerly=True)
     assert np.isfinite(small.fit(x, np.ones((len(x), 2)), verbose=0).history["loss"][0])
 
 

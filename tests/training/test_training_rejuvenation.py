@@ -17,7 +17,6 @@ from tfprune.surgery.scaling import rescale_batch_norms
 from tfprune.training import NeuralRejuvenation, RejuvenatedModel, rejuvenate
 
 layers = keras.layers
-ALL = pytest.mark.parametrize("crossing", CROSSINGS)
 
 
 def conv_net():
@@ -54,8 +53,17 @@ def trained(model, **options):
 NETS = {"conv_net": conv_net, "residual": lambda: with_small_scales(norm_net())}
 
 
-@ALL
-@pytest.mark.parametrize("net", NETS)
+SLOW = {("conv_net", "full"), ("residual", "full"), ("conv_net", "none"), ("residual", "attention")}
+
+
+@pytest.mark.parametrize(
+    ("net", "crossing"),
+    [
+        pytest.param(net, crossing, marks=[pytest.mark.slow] * ((net, crossing) in SLOW))
+        for net in NETS
+        for crossing in CROSSINGS
+    ],
+)
 def test_the_function_of_what_survives_stays(net, crossing, tmp_path):
     model = NETS[net]()
     before = model.get_weights()
@@ -109,14 +117,29 @@ def test_what_new_weights_begin_with():
         gamma, beta, mean, variance = (w.numpy()[survived:] for w in norm.weights)
         assert (gamma == 0.5).all() and not beta.any() and not mean.any() and (variance == 1).all()
         np.testing.assert_array_equal(norm.gamma.numpy()[:survived], squeezed.get_layer(f"norm_{number}").gamma.numpy())
-    again = trained(conv_net(), seed=3)[0].rejuvenated()
-    other = trained(conv_net(), seed=4)[0].rejuvenated()
-    np.testing.assert_array_equal(again.get_layer("conv_1").kernel, new.get_layer("conv_1").kernel)
-    assert not np.array_equal(other.get_layer("conv_1").kernel, new.get_layer("conv_1").kernel)
+    again = rejuvenation.rejuvenated(crossing="attention").get_layer("conv_1").kernels[1]
+    rows, columns = old["conv_0"], old["conv_1"]
+    np.testing.assert_array_equal(again, new.get_layer("conv_1").kernel.numpy()[:, :, rows:, columns:])
 
 
-@pytest.mark.parametrize("resource", ["parameters", "flops"])
-@ALL
+@pytest.mark.slow
+def test_another_seed_draws_other_weights():
+    kernels = [trained(conv_net(), seed=seed)[0].rejuvenated().get_layer("conv_1").kernel.numpy() for seed in (3, 3, 4)]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[0], kernels[2])
+
+
+@pytest.mark.parametrize(
+    ("crossing", "resource"),
+    [
+        ("full", "flops"),
+        ("none", "parameters"),
+        pytest.param("attention", "parameters", marks=pytest.mark.slow),
+        pytest.param("attention", "flops", marks=pytest.mark.slow),
+        pytest.param("full", "parameters", marks=pytest.mark.slow),
+        pytest.param("none", "flops", marks=pytest.mark.slow),
+    ],
+)
 def test_the_model_is_as_large_as_fits(crossing, resource):
     model = conv_net()
     rejuvenation, _ = trained(model, crossing=crossing, resource=resource)
@@ -189,7 +212,7 @@ def of_dense_layers():
     return model
 
 
-@pytest.mark.parametrize("crossing", ["none", "attention"])
+@pytest.mark.parametrize("crossing", ["attention", pytest.param("none", marks=pytest.mark.slow)])
 def test_nested_models_and_layers_called_twice(crossing):
     model = of_dense_layers()
     inputs = [np.random.default_rng(n).normal(size=(20, 3)).astype("float32") for n in range(2)]
