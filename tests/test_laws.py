@@ -277,7 +277,7 @@ def test_the_original_stays_as_it_is(repair, dense_net, generator):
 
 # Law 4: a plain result ------------------------------------------------------------------------------------------------
 
-CUSTOM = {"lambda_wall", "on_lstm", "on_lstm_states"}
+CUSTOM = {"lambda_wall", "on_lstm", "on_lstm_states", "crossed_layers"}
 """Nets that Keras itself loads only with what the user gives it."""
 
 LOADER = """
