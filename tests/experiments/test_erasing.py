@@ -218,6 +218,23 @@ def test_directions_are_taken_out_where_the_units_show(replacement):
     np.testing.assert_allclose(decoded.values, curves.values)
 
 
+def test_directions_have_their_mean_unless_told_otherwise_and_cannot_be_cut():
+    model, other = net(), net()
+    other.set_weights([own + 0.3 for own in other.get_weights()])
+    found = tfp.neurons.svcca([model, other], X, layers="first", progress=False)
+    options = {"steps": 2, "order": "top", "metric": share_right}
+    default = ablation_curve(model, (X, Y), found.directions[0], **options)
+    assert default.erased.tolist() == ["mean"]
+    named = ablation_curve(model, (X, Y), found.directions[0], replacement="mean", **options)
+    np.testing.assert_array_equal(default.values, named.values)
+    with pytest.raises(ValueError, match="directions cannot be cut out of a network"):
+        removal_curve(model, (X, Y), found.directions[0])
+    with pytest.raises(TypeError, match=r"those of several models. Take that of this model: found\[0\]"):
+        ablation_curve(model, (X, Y), found)
+    with pytest.raises(TypeError, match="those of several models"):
+        ablation_curve(model, (X, Y), (SCORES, SCORES))
+
+
 def test_directions_of_several_groups_or_of_arrays_have_no_place():
     several = tfp.neurons.svcca([net(), net()], X, progress=False).directions[0]
     with pytest.raises(ValueError, match="combine the units of one group; received first, second"):

@@ -146,5 +146,5 @@ def test_units_inside_a_nested_model_that_is_called_twice():
 
 
 def test_directions_of_units_with_several_positions_are_refused():
-    with pytest.raises(ValueError, match="directions: they are of 2 units, which the layer gives at 4 positions"):
+    with pytest.raises(ValueError, match="directions: they are of 2 units; the layer has 2 units, at 4 positions"):
         StandIn(np.zeros(2), np.ones(2, bool), directions=(np.eye(2), np.eye(2))).along(np.array([0, 1, 0, 1]))

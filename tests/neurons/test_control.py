@@ -175,6 +175,13 @@ def test_neurons_of_no_kind_that_can_be_read():
         control(NET(), {NAME: 0.5}, 1.0)
 
 
+def test_steps_that_do_not_exist_and_rankings():
+    with pytest.raises(ValueError, match="show at 6 steps, 0 to 5 or -1 to -6; received -7"):
+        control(sequence_net(), "lstm[1]", 1.0, positions=[0, -7])
+    with pytest.raises(TypeError, match=r"Say how many: ranking.labels\(10\)"):
+        control(NET(), neurons.Ranking(LayerValues({NAME: np.ones(3)})), 1.0)
+
+
 def test_heads_of_attention_cannot_be_held():
     model = NETS["attention_self"]()
     heads = next(name for name, group in unit_groups(model).items() if group.members[0].home is None)

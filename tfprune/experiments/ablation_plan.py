@@ -84,6 +84,11 @@ def check_scores(graph: Any, ranking: Any) -> LayerValues:
         TypeError: if it is neither.
         ValueError: if it is empty, or names, lengths or values do not fit.
     """
+    if isinstance(ranking, tuple) or hasattr(ranking, "correlations"):
+        raise TypeError(
+            "ranking: expected one ranking, received those of several models. Take that of this model: found[0], or "
+            "found.directions[0] of svcca."
+        )
     scores = getattr(ranking, "scores", ranking)
     if isinstance(scores, Mapping):
         for name in scores:

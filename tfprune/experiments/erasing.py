@@ -31,7 +31,7 @@ def ablation_curve(
     ranking: Any,
     *,
     order: str | Sequence[str] = ORDERS,
-    replacement: str | Mapping[str, np.ndarray] = "zero",
+    replacement: str | Mapping[str, np.ndarray] | None = None,
     steps: int | Sequence[float] = 20,
     metric: Metric = None,
     repeats: int = 3,
@@ -53,10 +53,12 @@ def ablation_curve(
             Scores of several groups are put into one order: some (class selectivity, norms) are no measure between
             layers, and silent units, which score lowest, go first at no cost. Rank one group at a time there.
         order: which units go first, one or several of "top" (those with the highest scores), "bottom", "random".
-        replacement: what stands in for an erased unit where it is read: "zero", "mean" (over `data`), or numbers by
-            group name, as for `with_on_nodes`.
+        replacement: what stands in for an erased unit where it is read: "zero" (None), "mean" (over `data`), or numbers
+            by group name, as for `with_on_nodes`. Of directions d, "mean" (None) takes (h - mean) d d^+ out of h, as
+            `Directions.without` does, and "zero" takes out h d d^+, as in the source.
         steps: in how many equal steps all units go; or the counts (ints) or shares (floats up to 1) to look at.
-        metric: None for the compiled loss; the name of a Keras metric or the metric itself, weighted by the sample
+        metric: None for the compiled loss, of sequences the mean over the steps of each sample that Keras does not mask
+            (where `evaluate` has each step of a batch weigh the same); the name of a Keras metric or the metric itself, weighted by the sample
             weights if there are any; or a function `(targets, outputs) -> number` of all points at once.
         repeats: how many random orders.
         seed: seed of the random orders.
@@ -90,6 +92,8 @@ def ablation_curve(
         sample_loss(model)
     _check_predict(metric, predict)
     rows, places = np.unique(plan.masks().reshape(-1, plan.num_units), axis=0, return_inverse=True)
+    if replacement is None:
+        replacement = "mean" if plan.is_of_directions else "zero"
     erased = (
         _Directions(model, ranking, replacement) if plan.is_of_directions else _Units(model, data, replacement, plan)
     )
@@ -151,6 +155,11 @@ def removal_curve(
 
     Reference: as for `ablation_curve`; the repairs are described in `tfprune.repair`.
     """
+    if isinstance(ranking, Directions):
+        raise ValueError(
+            "ranking: directions cannot be cut out of a network, units can; received directions. ablation_curve erases "
+            "directions."
+        )
     plan = Plan(model, ranking, order, steps, repeats, seed, keep_last=True)
     check_metric(metric, model)
     if metric is None:

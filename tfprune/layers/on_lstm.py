@@ -170,8 +170,8 @@ class ONLSTM(layers.RNN):
         """Runs through sequences and returns both master gates at every step.
 
         Args:
-            sequences: what the layer reads, shape `(batch, steps, features)`. Within a model that is
-                `keras.Model(model.inputs, layer.input)(x)`.
+            sequences: what the layer reads, shape `(batch, steps, features)`. Within a model that is what the layer
+                before it gives: `keras.Model(model.inputs, model.get_layer("embedding").output)(x)`.
             initial_state: as in the layer's call.
             mask: as in the layer's call; where a step is masked, the gates of the last one are given again.
 

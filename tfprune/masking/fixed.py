@@ -79,7 +79,8 @@ class StandIn:
             return values, None
         if inside.sum() != len(self.values):
             raise ValueError(
-                f"directions: they are of {len(self.values)} units, which the layer gives at {inside.sum()} positions."
+                f"directions: they are of {len(self.values)} units; the layer has {units.max() + 1} units, at "
+                f"{inside.sum()} positions."
             )
         outwards, back = self.directions
         return values, (outwards[units] * inside[:, None], back[:, units] * inside)
@@ -126,7 +127,7 @@ def replaced_at_homes(
     members = {name: member_of(graph, name) for name in stand_ins}
     if positions is not None:
         for name, member in members.items():
-            _check_steps(name, member)
+            _check_steps(name, member, positions)
     builder = _HomeBuilder(graph, members, stand_ins, positions)
     row = FixedOnNodes(builder.num_columns, name="fixed_on_nodes") if fixed else None
     built = builder.build(model, model.name, row)
@@ -170,12 +171,19 @@ def member_of(graph: UnitGraph, name: str) -> Member:
     return found[0]
 
 
-def _check_steps(name: str, member: Member) -> None:
+def _check_steps(name: str, member: Member, positions: Sequence[int] | str) -> None:
     tensor, axis = member.home
     if len(tensor.shape) != 3 or axis % 3 != 2:
         raise ValueError(
             f"positions: the units of {name!r} show in a tensor of shape {tuple(tensor.shape)}, which has no axis of "
             "steps; expected (batch, steps, units). Leave positions out, or take units of a layer that gives sequences."
+        )
+    steps = tensor.shape[1]
+    beyond = [] if steps is None or isinstance(positions, str) else [p for p in positions if not -steps <= p < steps]
+    if beyond:
+        raise ValueError(
+            f"positions: the units of {name!r} show at {steps} steps, 0 to {steps - 1} or -1 to -{steps}; received "
+            f"{beyond[0]}."
         )
 
 

@@ -105,6 +105,8 @@ def check_neurons(graph: UnitGraph, neurons: Neurons) -> dict[str, np.ndarray]:
         TypeError: if it is of no such kind.
         ValueError: if it is empty, or a name is unknown, or a unit does not exist.
     """
+    if hasattr(neurons, "labels") and not isinstance(neurons, Mapping):
+        raise TypeError("neurons: received a ranking, which has all units. Say how many: ranking.labels(10).")
     if isinstance(neurons, str) or not isinstance(neurons, Mapping):
         neurons = _from_labels(neurons)
     chosen = {}

@@ -247,6 +247,7 @@ def _vector(labels: Any, num_points: int, where: str) -> np.ndarray:
         labels = labels[:, 0]
     if labels.shape != (num_points,):
         mend = " Of one-hot rows make classes by labels.argmax(axis=1)." if labels.ndim == 2 else ""
+        mend += " Of labels (samples, steps) take labels[found.samples[name], found.positions[name]]."
         raise ValueError(
             f"{where}: expected one label for each of the {num_points} points, shape ({num_points},), received "
             f"{labels.shape}.{mend}"

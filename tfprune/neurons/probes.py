@@ -135,7 +135,7 @@ class Probe:
         """Accuracy of this same probe with only, and without, some share of the units; the others stand at their mean.
 
         Args:
-            activations: of points that the probe has not seen: `activations[probe.test]`.
+            activations: of points that the probe has not seen: `found["hidden"][probe.test]`.
             labels: theirs.
             shares: of the units, 0 to 1.
             num_random: how many random choices are averaged.

@@ -28,6 +28,8 @@ def ablation_curves(panels: Mapping[str, Any], *, title: str, unit: str = "units
         The figure. Lines are means over trainings and random orders, bands run from the lowest to the highest; line
         styles tell ways of erasing apart where there are several. Beside each order stands the mean height of its line.
     """
+    if not isinstance(panels, Mapping):
+        raise TypeError(f"ablation_curves: expected {{title of the panel: record}}, received {type(panels).__name__}.")
     figure, grid = panels_of(len(panels), title, size=(4.4, 3.8))
     for axes, (name, given) in zip(grid, panels.items(), strict=True):
         records = list(given) if isinstance(given, Sequence) else [given]
@@ -48,7 +50,10 @@ def ablation_curves(panels: Mapping[str, Any], *, title: str, unit: str = "units
         axes.set_title(name, fontsize=10)
         axes.xaxis.set_major_formatter("{x:.0f} %")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7, title="erased first (mean height)", title_fontsize=7)
+        options = {"fontsize": 7, "title": "erased first (mean height)", "title_fontsize": 7}
+        if len(records[0].kinds) > 4:  # So many hide lines.
+            options |= {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 2}
+        axes.legend(**options)
         if axes.get_subplotspec().is_first_col():
             axes.set_ylabel(records[0].settings["metric"])
     figure.supxlabel(f"share of the {unit} that is erased", fontsize=10)
