@@ -57,9 +57,10 @@ def ablation_curve(
             by group name, as for `with_on_nodes`. Of directions d, "mean" (None) takes (h - mean) d d^+ out of h, as
             `Directions.without` does, and "zero" takes out h d d^+, as in the source.
         steps: in how many equal steps all units go; or the counts (ints) or shares (floats up to 1) to look at.
-        metric: None for the compiled loss, of sequences the mean over the steps of each sample that Keras does not mask
-            (where `evaluate` has each step of a batch weigh the same); the name of a Keras metric or the metric itself, weighted by the sample
-            weights if there are any; or a function `(targets, outputs) -> number` of all points at once.
+        metric: None for the compiled loss (of sequences the mean over those steps of a sample that Keras does not mask,
+            where `evaluate` has every step of a batch weigh the same); the name of a Keras metric or the metric itself,
+            weighted by the sample weights if there are any; or a function `(targets, outputs) -> number` of all points
+            at once.
         repeats: how many random orders.
         seed: seed of the random orders.
         predict: what gives the outputs that a function `metric` sees, where `model.predict` is not it (decoding of a

@@ -40,6 +40,9 @@ class Selectivity:
         """Flat positions of the units, the most selective first."""
         return self.ranking.order
 
+    def __repr__(self) -> str:
+        return f"Selectivity for {len(self.classes)} classes: {self.ranking!r}"
+
 
 @public
 def probeless(activations: Any, labels: Any, *, standardise: bool = False) -> Ranking:

@@ -37,6 +37,11 @@ class Clusters:
         """How many clusters there are."""
         return len(self.members)
 
+    def __repr__(self) -> str:
+        sizes = sorted((len(own) for own in self.members), reverse=True)
+        more = ", ..." if len(sizes) > 8 else ""
+        return f"Clusters: {sum(sizes)} units in {len(sizes)} clusters of {', '.join(map(str, sizes[:8]))}{more}"
+
 
 @public
 def clusters(activations: Any, *, threshold: float = 0.5) -> Clusters:

@@ -119,6 +119,14 @@ class CanonicalCorrelations:
         """The mean canonical correlation, 0 to 1; 0 where one of the two never changes."""
         return float(self.correlations.mean()) if len(self.correlations) else 0.0
 
+    def __repr__(self) -> str:
+        best = ", ".join(f"{value:.3f}" for value in self.correlations[:5])
+        more = ", ..." if len(self.correlations) > 5 else ""
+        return (
+            f"CanonicalCorrelations: similarity {self.similarity:.3f}, {len(self.correlations)} directions: "
+            f"{best or 'none'}{more}"
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Axes:

@@ -50,6 +50,13 @@ class GaussianProbe:
         """Flat positions of all units, the most important first."""
         return self.ranking.order
 
+    def __repr__(self) -> str:
+        labels = self.ranking.labels(len(self.chosen))
+        rows = [f"  {'unit':20}{'bits so far':>12}{'accuracy':>10}"]
+        for label, bits, accuracy in zip(labels, self.mutual_information, self.accuracy, strict=True):
+            rows.append(f"  {label:20}{bits:12.3f}{accuracy:10.3f}")
+        return "\n".join([f"GaussianProbe: labels of {self.entropy:.3f} bits", *rows])
+
 
 class _Model(NamedTuple):
     """Gaussians of all units: means `(classes, units)`, covariances `(classes, units, units)`, log shares."""

@@ -48,6 +48,10 @@ class RejuvenatedModel(NamedTuple):
     survived: dict[str, int] | None
     history: dict[str, list[float]]
 
+    def __repr__(self) -> str:
+        when = "never rejuvenated" if self.epoch is None else f"rejuvenated after {self.epoch} epochs"
+        return f"RejuvenatedModel: {self.model.name!r}, {when}, {self.model.count_params():,} parameters"
+
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
