@@ -87,6 +87,6 @@ def dose_curves(curves: Mapping[str, Any], *, title: str, dose: str = "z, in sta
     below.set_xlabel(dose)
     for axes in (above, below):
         axes.grid(alpha=0.3)
-    above.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=min(2, len(curves)))
     figure.suptitle(title)
     return figure
