@@ -5,6 +5,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import randomise
 from keras import layers
 from nets import NETS, inputs_for, outputs_of
@@ -66,6 +67,22 @@ def test_a_recurrent_layer_goes_on_from_what_stands_in(positions, relative):
     found = np.asarray(built([WORDS, rows] if positions == "input" else WORDS))
     kept = WORDS > 0  # Keras gives anything at masked steps.
     np.testing.assert_allclose(found[kept], (hidden @ kernel + bias)[kept], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", [[1, -1], "input"])
+def test_positions_where_the_number_of_steps_is_open(positions):
+    x = keras.Input((None, 3), name="x")
+    model = randomise(keras.Model(x, layers.Dense(2)(layers.LSTM(4, return_sequences=True, name="lstm")(x))))
+    built = control(model, "lstm[1]", 1.0, positions=positions)
+    rows = np.zeros((2, 5), "float32")
+    rows[:, [1, 4]] = 1
+    steps = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
+    given = [steps, rows] if positions == "input" else [steps]
+    signature = [tf.TensorSpec([None, None, *own.shape[2:]]) for own in given]
+    run = tf.function(lambda *own: built(list(own) if len(own) > 1 else own[0]), input_signature=signature)
+    expected = np.asarray(built(given if len(given) > 1 else steps))
+    np.testing.assert_allclose(np.asarray(run(*given)), expected, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(expected, np.asarray(model(steps)), atol=1e-5)
 
 
 def test_z_is_measured_where_the_neurons_show_and_masked_steps_do_not_count():

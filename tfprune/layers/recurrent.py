@@ -36,12 +36,14 @@ def _masked_rnn(
     states = initial_states(layer, sequences, initial_state)
     read = sequences
     if positions is not None:
-        read = (sequences, _entering(layer, positions, sequences))
+        # As one feature more, since Keras goes through pairs of sequences of known lengths only.
+        at = ops.cast(_entering(layer, positions, sequences), sequences.dtype)
+        read = ops.concatenate([sequences, at], axis=-1)
 
     def step(inputs: Any, states: list[Any]) -> tuple[Any, Any]:
-        inputs, at = inputs if positions is not None else (inputs, None)
         entering = change(states[0])
-        if at is not None:
+        if positions is not None:
+            inputs, at = inputs[:, :-1], inputs[:, -1:]
             entering = states[0] + ops.cast(at, entering.dtype) * (entering - states[0])
         return layer.cell(inputs, [entering, *states[1:]], training=training)
 

@@ -24,7 +24,7 @@ def recurrence(
 
     Args:
         layer: a recurrent layer.
-        sequences: shape `(batch, steps, features)`, or a tuple of such, of which the first is the layer's own.
+        sequences: shape `(batch, steps, features)`.
         states: what it starts from.
         mask: as in the layer's call.
         step: takes `(inputs, states)` of one step, returns what to give out and the cell's new state or states.
@@ -45,6 +45,6 @@ def recurrence(
         go_backwards=layer.go_backwards,
         mask=mask,
         unroll=layer.unroll,
-        input_length=(sequences[0] if isinstance(sequences, tuple) else sequences).shape[1],
+        input_length=sequences.shape[1],
         **options,
     )
