@@ -57,6 +57,7 @@ def check_run(run, net):
         assert own.shape[1] == 18 and (own > 0).all() and (own < 1).all()
 
 
+@pytest.mark.slow
 def test_results(folder):
     runs = {run.settings["net"]: run for run in load_grid(folder / "trainings" / "brackets")}
     assert set(runs) == {"on_lstm", "lstm"}
@@ -69,6 +70,7 @@ def test_results(folder):
         assert held["brackets/tokens"].shape == held["brackets/depth"].shape == held["brackets/first"].shape == (24, 18)
 
 
+@pytest.mark.slow
 def test_second_start_trains_nothing_and_says_the_same(example, folder, monkeypatch, capsys):
     monkeypatch.setattr("tfprune.experiments.grid_workers.execute", None)
     example.main(words_of(folder))

@@ -39,6 +39,7 @@ def of_transformer(folder, name, **settings):
     return experiments.load_grid(folder / name).where(net="transformer", **settings)
 
 
+@pytest.mark.slow
 def test_files(folder):
     names = {"transformer_erased.png", "transformer_cut.png", "results.json", "settings.yaml", "versions.yaml"}
     assert {path.name for path in folder.iterdir()} == names | {"trainings", "curves", "cuts"}
@@ -47,6 +48,7 @@ def test_files(folder):
     assert all(row["accuracy"] > 0.5 and row["parameters"] == 9386 for row in results["trainings"])
 
 
+@pytest.mark.slow
 def test_curves_are_those_of_the_trained_net(folder, support):
     """One cell again, by the public functions alone."""
     (run,) = of_transformer(folder, "curves", seed=1, ranking="weight_norm")
@@ -63,6 +65,7 @@ def test_curves_are_those_of_the_trained_net(folder, support):
     assert curves.curves("top")[0, 1] == pytest.approx(net.evaluate(*test, verbose=0)[1])
 
 
+@pytest.mark.slow
 def test_rankings_across_models_have_the_other_training_as_partner(folder, support):
     data = (None, 500, 2000)
     one, other = (support.activations(folder / "trainings", "transformer", s, "feed_forward", data) for s in (0, 1))
@@ -76,6 +79,7 @@ def test_rankings_across_models_have_the_other_training_as_partner(folder, suppo
     assert 1 < len(directions) <= 64 and np.all(np.diff(directions) <= 1e-12)
 
 
+@pytest.mark.slow
 def test_results_say_what_the_records_say(folder):
     results = json.loads((folder / "results.json").read_text())
     assert [row["ranking"] for row in results["areas"]] == [
@@ -100,6 +104,7 @@ def test_results_say_what_the_records_say(folder):
     ]
 
 
+@pytest.mark.slow
 def test_second_start_measures_nothing(example, folder, monkeypatch, capsys):
     monkeypatch.setattr("tfprune.experiments.grid_workers.execute", None)
     example.main(["--nets", "[transformer]", *SHORT, "--output", str(folder)])

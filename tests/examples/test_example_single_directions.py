@@ -41,6 +41,7 @@ def folder(example, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_both_nets_fit_and_only_one_has_learnt(folder):
     true, random = sorted(load_grid(folder / "nets"), key=lambda run: run.settings["share"])
     for run in (true, random):
@@ -51,6 +52,7 @@ def test_both_nets_fit_and_only_one_has_learnt(folder):
     assert random.result["epochs_taken"] > true.result["epochs_taken"]
 
 
+@pytest.mark.slow
 def test_curves_begin_with_all_units_and_end_with_none(folder):
     for run in load_grid(folder / "nets"):
         zero, mean = (AblationCurves.load(run.folder / f"{by}.npz") for by in ("zero", "mean"))
@@ -62,6 +64,7 @@ def test_curves_begin_with_all_units_and_end_with_none(folder):
         assert np.ptp(zero.values[:, -1]) == 0.0 and zero.values[0, -1] < 0.3
 
 
+@pytest.mark.slow
 def test_results_say_what_the_records_say(folder):
     results = json.loads((folder / "results.json").read_text())
     runs = sorted(load_grid(folder / "nets"), key=lambda run: run.settings["share"])
@@ -89,6 +92,7 @@ def test_results_say_what_the_records_say(folder):
     assert f"area {areas[0]:.2f} at 0 %" in first["figures"]
 
 
+@pytest.mark.slow
 def test_pictures_and_settings_are_there(folder):
     names = [
         "erased_at_random.png",
@@ -100,6 +104,7 @@ def test_pictures_and_settings_are_there(folder):
     assert "num_train: 150" in (folder / "settings.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_second_start_trains_nothing(example, folder, monkeypatch, capsys):
     monkeypatch.setattr("tfprune.experiments.grid_workers.execute", None)
     example.main([*SHORT, "--output", str(folder)])
