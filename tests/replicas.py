@@ -31,18 +31,26 @@ def sigmoid(x):
     return 1.0 / (1.0 + np.exp(-x))
 
 
-def lstm(x, kernel, recurrent, bias, on):
-    """Last h of an LSTM (gates i, f, c, o) whose recurrent kernel reads only units that are on, sample by sample."""
-    x, units = np.asarray(x, "float64"), recurrent.shape[0]
-    result = np.zeros((len(x), units))
+def lstm(x, kernel, recurrent, bias, change=lambda h, sample, step: h, keep=None):
+    """Outputs at all steps, and last states h, of an LSTM (gates i, f, c, o), sample by sample in float64.
+
+    `change(h, sample, step)` is what is read of h after a step, and given out; a step that `keep` leaves out repeats
+    the one before it. Last states are not changed.
+    """
+    x, kernel, recurrent, bias = (np.asarray(one, "float64") for one in (x, kernel, recurrent, bias))
+    units = len(recurrent)
+    outputs, last = np.zeros((*x.shape[:2], units)), np.zeros((len(x), units))
     for sample in range(len(x)):
         h, c = np.zeros(units), np.zeros(units)
-        for step in x[sample]:
-            i, f, candidate, o = np.split(step @ kernel + (h * on[sample]) @ recurrent + bias, 4)
-            c = sigmoid(f) * c + sigmoid(i) * np.tanh(candidate)
-            h = sigmoid(o) * np.tanh(c)
-        result[sample] = h
-    return result
+        for step in range(x.shape[1]):
+            entering = change(h, sample, step - 1)
+            if keep is None or keep[sample, step]:
+                i, f, candidate, o = np.split(x[sample, step] @ kernel + entering @ recurrent + bias, 4)
+                c = sigmoid(f) * c + sigmoid(i) * np.tanh(candidate)
+                h = sigmoid(o) * np.tanh(c)
+            outputs[sample, step] = change(h, sample, step)
+        last[sample] = h
+    return outputs, last
 
 
 def attention(query, value, weights, on):

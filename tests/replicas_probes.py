@@ -152,16 +152,3 @@ def convolution(x, kernel, bias):
             patch = x[i : i + kernel.shape[0], j : j + kernel.shape[1]]
             output[i, j] = np.tensordot(patch, kernel, 3) + bias
     return np.maximum(output, 0.0)
-
-
-def lstm(x, kernel, recurrent, bias):
-    """States h of every step of one sample `(steps, features)`, in the order of gates i, f, c, o."""
-    units = len(recurrent)
-    h, c, outputs = np.zeros(units), np.zeros(units), []
-    for row in x:
-        z = row @ kernel + h @ recurrent + bias
-        i, f, o = (1.0 / (1.0 + np.exp(-z[k * units : (k + 1) * units])) for k in (0, 1, 3))
-        c = f * c + i * np.tanh(z[2 * units : 3 * units])
-        h = o * np.tanh(c)
-        outputs.append(h)
-    return np.array(outputs)

@@ -9,31 +9,10 @@ import tensorflow as tf
 from conftest import randomise
 from keras import layers
 from nets import NETS, inputs_for, outputs_of
+from replicas import lstm
 
 from tfprune import LayerValues, neurons, unit_groups
 from tfprune.neurons import activations, class_shift, control
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-def lstm(x, kernel, recurrent, bias, change, keep):
-    """Outputs and last states of an LSTM whose output h is changed at each step: `change(h, step)`; float64."""
-    units = recurrent.shape[0]
-    outputs, last = np.zeros((*x.shape[:2], units)), np.zeros((len(x), units))
-    for sample in range(len(x)):
-        h, c, shown = np.zeros(units), np.zeros(units), np.zeros(units)
-        for step in range(x.shape[1]):
-            entering = change(h, step - 1)
-            if keep[sample, step]:
-                i, f, g, o = np.split(x[sample, step] @ kernel + entering @ recurrent + bias, 4)
-                c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-                h = sigmoid(o) * np.tanh(c)
-                shown = h
-            outputs[sample, step] = change(shown, step)
-        last[sample] = h
-    return outputs, last
 
 
 def sequence_net():
@@ -55,12 +34,11 @@ def test_a_recurrent_layer_goes_on_from_what_stands_in(positions, relative):
     rows = np.zeros((2, 6))
     rows[:, [0, 3]] = 1
 
-    def change(h, step):
+    def change(h, sample, step):
         return np.where(off, h + number if relative else number, h) if step in wanted else h
 
-    embedded = np.asarray(model.get_layer("embedding").get_weights()[0], "float64")[WORDS]
-    weights = [np.asarray(own, "float64") for own in model.get_layer("lstm").get_weights()]
-    hidden, _ = lstm(embedded, *weights, change, WORDS > 0)
+    embedded = model.get_layer("embedding").get_weights()[0][WORDS]
+    hidden, _ = lstm(embedded, *model.get_layer("lstm").get_weights(), change, WORDS > 0)
     kernel, bias = (np.asarray(own, "float64") for own in model.get_layer("out").get_weights())
     how = {"shift": number} if relative else {"value": number}
     built = control(model, {"lstm": [1, 3]}, positions=positions, **how)
@@ -128,6 +106,58 @@ def test_a_state_is_replaced_where_a_dense_layer_reads_it():
     built = control(model, {"lstm": range(4)}, 0.25)
     found = np.asarray(built(np.ones((2, 5, 3), "float32")))
     np.testing.assert_allclose(found, np.tile(0.25 * kernel.sum(axis=0) + bias, (2, 1)), rtol=1e-5)
+
+
+def two_directions(merge_mode="concat"):
+    x = keras.Input((6, 3), name="x")
+    both = layers.Bidirectional(layers.LSTM(4, return_sequences=True), merge_mode=merge_mode, name="both")(x)
+    return randomise(keras.Model(x, layers.Dense(2, name="out")(both)))
+
+
+HELD = {
+    "one direction": {"both/forward": ([1, 3], [0.7, -0.2])},
+    "the other": {"both/backward": ([0], [0.4])},
+    "both, at different values": {"both/forward": ([1], [0.7]), "both/backward": ([1, 2], [0.1, -0.6])},
+}
+
+
+@pytest.mark.parametrize("how", ["value", "z", "shift"])
+@pytest.mark.parametrize("held", HELD)
+def test_each_direction_is_held_alone(held, how, generator):
+    model, x = two_directions(), generator.normal(size=(5, 6, 3)).astype("float32")
+    weights = model.get_layer("both").get_weights()
+    hidden, numbers = [], {}
+    for number, name in enumerate(["both/forward", "both/backward"]):
+        steps, own = x[:, :: 1 - 2 * number], weights[3 * number : 3 * number + 3]
+        units, wanted = HELD[held].get(name, ([], []))
+        free, level = lstm(steps, *own)[0].reshape(-1, 4), np.zeros(4)
+        level[units] = wanted
+        stands = {"value": level, "z": free.mean(axis=0) + level * free.std(axis=0), "shift": level}[how]
+        off = np.isin(np.arange(4), units)
+
+        def change(h, sample, step, off=off, stands=stands):
+            return np.where(off, stands + (h if how == "shift" else 0.0), h)
+
+        hidden.append(lstm(steps, *own, change)[0][:, :: 1 - 2 * number])
+        numbers |= {name: level} if units else {}
+    kernel, bias = model.get_layer("out").get_weights()
+    chosen = {name: units for name, (units, _) in HELD[held].items()}
+    built = control(model, chosen, **{how: LayerValues(numbers)}, data=x if how == "z" else None)
+    expected = np.concatenate(hidden, axis=-1) @ kernel + bias
+    np.testing.assert_allclose(np.asarray(built(x)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("merge_mode", ["sum", "ave", "mul"])
+def test_directions_that_are_merged_are_held_together(merge_mode, generator):
+    model, x = two_directions(merge_mode), generator.normal(size=(5, 6, 3)).astype("float32")
+    merged = np.array(model.get_layer("both")(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        built = control(model, "both/forward[2]", z=1.5, data=x)
+    merged[..., 2] = merged[..., 2].mean() + 1.5 * merged[..., 2].std()
+    np.testing.assert_allclose(np.asarray(built(x)), np.asarray(model.get_layer("out")(merged)), atol=1e-5)
+    with pytest.raises(ValueError, match=f"merged by '{merge_mode}'.*Name its group.*'both/forward'"):
+        control(model, "both/backward[2]", 1.0)
 
 
 def test_the_model_is_left_alone_saved_and_loaded(tmp_path):

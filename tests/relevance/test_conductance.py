@@ -11,6 +11,7 @@ import tensorflow as tf
 from conftest import randomise
 from keras import layers
 from nets import NETS, inputs_for
+from replicas import lstm
 
 import tfprune as tfp
 from tfprune.relevance import conductance, explain
@@ -66,7 +67,7 @@ def lstm_case():
     (w, u, b), slopes = model.layers[0].get_weights(), tail(model, 2)
     return (
         model,
-        lambda x: replicas.lstm(x, w, u, b),
+        lambda x: lstm(x[None], w, u, b)[0][0],
         lambda values: np.tile(slopes(values.mean(axis=0)) / len(values), (len(values), 1)),
         lambda parts: parts.sum(axis=0),
     )

@@ -12,15 +12,7 @@ from tqdm import tqdm
 
 from tfprune.borders import public
 from tfprune.data import as_batches, collect
-from tfprune.experiments.metrics import (
-    Metric,
-    check_metric,
-    measure_model,
-    name_of,
-    refuse_weights,
-    run_model,
-    value_of,
-)
+from tfprune.experiments.metrics import Metric, check_metric, is_function, name_of, outputs_and_metric, refuse_weights
 from tfprune.experiments.records import Record
 from tfprune.files import run_information
 from tfprune.graph import unit_groups
@@ -122,7 +114,7 @@ def dose_curve(
     doses = np.atleast_1d(np.asarray(doses, "float64"))
     if not doses.size or doses.ndim != 1 or not np.isfinite(doses).all():
         raise ValueError(f"doses: expected finite numbers, at least one, received {doses!r}.")
-    if predict is not None and not callable(metric):
+    if predict is not None and not is_function(metric):
         raise TypeError(
             "metric: where `predict` gives the outputs, the quality is a function (targets, outputs) -> number; "
             f"received {metric!r}."
@@ -164,8 +156,7 @@ class _Run:
 
     def __init__(self, model: keras.Model, data: Any, measured: Callable, metric: Metric, positions: Any, predict: Any):
         self._inputs, self._targets, weights = collect(as_batches(data, model, targets="required"))
-        self._is_function = callable(metric) and not isinstance(metric, keras.metrics.Metric)
-        if self._is_function:
+        if is_function(metric):
             refuse_weights(weights)
         self._weights = [] if weights is None else [weights]
         self._loss = getattr(model, "loss", None)
@@ -190,17 +181,15 @@ class _Run:
     def __call__(self, model: keras.Model, *, fed: bool = True) -> tuple[np.ndarray, float]:
         """Returns the labels and the quality; `fed` says whether the model takes positions, if there are any."""
         inputs = [*self._inputs, *([self._at] if fed and self._at is not None else [])]
-        outputs = run_model(model, inputs) if self._predict is None else self._predict(model, inputs)
+        data = (inputs if len(inputs) > 1 else inputs[0], self._targets, *self._weights)
+        outputs, value = outputs_and_metric(model, data, self._metric, loss=self._loss, predict=self._predict)
         labels = np.asarray(self._measured(outputs))
         if labels.shape != (len(inputs[0]),):
             raise ValueError(
                 f"measured: expected one label for each of the {len(inputs[0])} examples, received the shape "
                 f"{labels.shape}."
             )
-        if self._is_function:
-            return labels, value_of(self._metric, self._targets, outputs, f"model {model.name!r}")
-        data = (inputs if len(inputs) > 1 else inputs[0], self._targets, *self._weights)
-        return labels, measure_model(model, data, self._metric, loss=self._loss)
+        return labels, value
 
 
 def _times(shift: Mapping[str, Any] | float, dose: float) -> Any:

@@ -13,7 +13,16 @@ from tfprune.borders import public
 from tfprune.data import as_batches, collect
 from tfprune.experiments.ablation_plan import ORDERS, Plan
 from tfprune.experiments.ablation_records import AblationCurves
-from tfprune.experiments.metrics import Metric, check_metric, measure, measure_model, name_of, refuse_weights, value_of
+from tfprune.experiments.metrics import (
+    Metric,
+    check_metric,
+    is_function,
+    measure,
+    measure_model,
+    name_of,
+    refuse_weights,
+    value_of,
+)
 from tfprune.files import run_information
 from tfprune.graph import unit_groups
 from tfprune.masking import StandIn, fixed_model, replaced_at_homes
@@ -191,7 +200,7 @@ def removal_curve(
 
 
 def _check_predict(metric: Metric, predict: Any) -> None:
-    if predict is not None and (not callable(predict) or not callable(metric)):
+    if predict is not None and (not callable(predict) or not is_function(metric)):
         raise TypeError(
             "predict: its outputs go to `metric`, which must then be a function (targets, outputs) -> number; received "
             f"predict={predict!r}, metric={metric!r}."

@@ -13,7 +13,7 @@ from keras.src import backend
 
 from tfprune.borders import warn
 from tfprune.compiling import ByLengths, without_retracing_warnings
-from tfprune.data import Batch, as_batches, collect
+from tfprune.data import Batch, Batches, as_batches, collect
 from tfprune.graph.walk import functional
 from tfprune.masking import on_nodes_input, outputs_under_masks, sweep
 from tfprune.objectives import check_classes, sample_loss
@@ -119,6 +119,11 @@ def _given(model: keras.Model, loss: Any) -> Any:
     return None if getattr(model, "compiled", False) else loss
 
 
+def is_function(metric: Metric) -> bool:
+    """Whether a metric is a function of all targets and outputs."""
+    return callable(metric) and not isinstance(metric, keras.metrics.Metric)
+
+
 def measure_model(
     model: keras.Model, data: Any, metric: Metric, *, loss: Any = None, predict: Callable | None = None
 ) -> float:
@@ -132,15 +137,45 @@ def measure_model(
         predict: what gives the outputs that a function sees; None runs the model.
     """
     batches = as_batches(data, model, targets="required")
-    if callable(metric) and not isinstance(metric, keras.metrics.Metric):
+    if is_function(metric):
         inputs, targets, weights = collect(batches)
         refuse_weights(weights)
-        outputs = run_model(model, inputs) if predict is None else predict(model, inputs)
-        return value_of(metric, targets, outputs, f"model {model.name!r}")
+        return value_of(metric, targets, outputs_of(model, inputs, predict), f"model {model.name!r}")
+    return _measured(model, batches, metric, loss, lambda outputs: None)
+
+
+def outputs_and_metric(
+    model: keras.Model, data: Any, metric: Metric, *, loss: Any = None, predict: Callable | None = None
+) -> tuple[Any, float]:
+    """Returns what a model gives out and its metric, of one pass; arguments as for `measure_model`."""
+    batches = as_batches(data, model, targets="required")
+    if is_function(metric) or predict is not None:
+        inputs, targets, _ = collect(batches)
+        outputs = outputs_of(model, inputs, predict)
+        return outputs, value_of(metric, targets, outputs, f"model {model.name!r}")
+    parts: list[list[np.ndarray]] = []
+    value = _measured(model, batches, metric, loss, lambda outputs: parts.append([own.numpy() for own in outputs]))
+    joined = [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
+    return tree.pack_sequence_as(functional(model)._outputs_struct, joined), value
+
+
+def outputs_of(model: keras.Model, inputs: list[np.ndarray], predict: Callable | None) -> Any:
+    """Returns what a model gives out for some inputs, a list of one array per input; `predict` may say how."""
+    if predict is not None:
+        return predict(model, inputs)
+    with without_retracing_warnings():
+        return model.predict(_as_fed(model, inputs), verbose=0)
+
+
+def _measured(
+    model: keras.Model, batches: Batches, metric: Metric, loss: Any, see: Callable[[list[Any]], Any]
+) -> float:
+    """Measures the loss (None) or a metric of Keras batch by batch; `see` is called with the outputs of each."""
     run, found, total, count = ByLengths(lambda inputs: _with_masks(model, inputs)), None, 0.0, 0
     per_sample = sample_loss(model, loss) if metric is None else None
     for batch in batches:
         outputs, keras_masks = run([tf.convert_to_tensor(x) for x in batch.inputs])
+        see(outputs)
         for output, keras_mask in zip(outputs, keras_masks, strict=True):
             if keras_mask is not None:
                 backend.set_keras_mask(output, keras_mask)
@@ -159,12 +194,6 @@ def measure_model(
 def _with_masks(model: keras.Model, inputs: list[Any]) -> tuple[list[Any], list[Any]]:
     outputs = tree.flatten(model(_as_fed(model, inputs), training=False))
     return outputs, [backend.get_keras_mask(own) for own in outputs]
-
-
-def run_model(model: keras.Model, inputs: list[np.ndarray]) -> Any:
-    """Returns what a model gives out for some inputs, a list of one array per input."""
-    with without_retracing_warnings():
-        return model.predict(_as_fed(model, inputs), verbose=0)
 
 
 def _as_fed(model: keras.Model, inputs: list[Any]) -> Any:

@@ -10,11 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.borders import public
-from tfprune.compiling import compiled, without_retracing_warnings
+from tfprune.compiling import compiled
 from tfprune.data import as_batches, collect
 from tfprune.experiments.records import FlipPaths, MaskedOutputs, PointGradients, RandomSubsets
 from tfprune.files import run_information
-from tfprune.masking import on_nodes_input, sweep, with_on_nodes
+from tfprune.graph import unit_groups
+from tfprune.masking import on_nodes_input, outputs_under_masks, sweep, with_on_nodes
 from tfprune.objectives import check_classes, sample_loss
 from tfprune.units import check_flags
 
@@ -153,8 +154,7 @@ def masked_outputs(model: keras.Model, points: np.ndarray, masks: np.ndarray) ->
         ValueError: If the model has several inputs, or the masks do not have one column per unit.
     """
     _check_single_input("masked_outputs", model)
-    masked = with_on_nodes(model)
-    num_units = masked.inputs[-1].shape[-1]
+    num_units = unit_groups(model).num_units
     masks = np.asarray(masks)
     if masks.dtype.kind != "f":
         check_flags(masks, "masked_outputs: `masks`")
@@ -166,9 +166,11 @@ def masked_outputs(model: keras.Model, points: np.ndarray, masks: np.ndarray) ->
     if not np.isfinite(masks).all():
         raise ValueError("masked_outputs: `masks` holds NaN or infinity; a mask is 0 (off) to 1 (on).")
     (points,), _, _ = collect(as_batches(points, model, targets="ignore"))
-    rows = (np.broadcast_to(mask.astype(np.float32), (len(points), num_units)) for mask in masks)
-    with without_retracing_warnings():
-        outputs = np.stack([masked.predict([points, row], batch_size=4096, verbose=0) for row in rows])
+    parts: dict[int, list[np.ndarray]] = {}
+    for part in outputs_under_masks(model, points, masks):
+        for number, own in enumerate(part.outputs[0]):
+            parts.setdefault(part.first + number, []).append(own)
+    outputs = np.stack([np.concatenate(parts[number]) for number in range(len(masks))])
     return MaskedOutputs(settings=run_information(), points=points, masks=masks, outputs=outputs)
 
 

@@ -31,12 +31,17 @@ class Member:
         home: `(tensor, axis)` of the graph where its units are to be looked at, or None if no tensor shows them (the
             heads of attention).
         units: for each position along the home's axis, the unit's place within the group; -1 for other positions.
+        own: the same for the positions of this layer alone, where others make the units beside it (the directions of a
+            Bidirectional).
+        ids: the ids of its units, which no other layer has.
     """
 
     name: str
     operation: Any
     home: tuple[Any, int] | None
     units: np.ndarray
+    own: np.ndarray
+    ids: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,9 +201,25 @@ class UnitGraph(Mapping[str, Group]):
 
     def _member(self, emitter: Any, start: int, size: int) -> Member:
         ids = emitter.ids if emitter.home is None else self.records.signals[id(emitter.home[0])].axes[emitter.home[1]]
-        columns = self.columns(ids)
-        inside = (columns >= start) & (columns < start + size)
-        return Member(emitter.name, emitter.operation, emitter.home, np.where(inside, columns - start, -1))
+        units = self.units_along(ids, start, size)
+        own = self.units_along(ids, start, size, emitter.ids)
+        return Member(emitter.name, emitter.operation, emitter.home, units, own, emitter.ids)
+
+    def units_along(self, ids: np.ndarray, start: int, size: int, own: np.ndarray | None = None) -> np.ndarray:
+        """Returns for each position of an axis the unit of a group that it holds, -1 for none.
+
+        Args:
+            ids: of the axis.
+            start: the group's first column.
+            size: how many units it has.
+            own: ids of a layer, whose positions alone count if they hold all units; None for all positions.
+        """
+        columns = self.columns(ids) - start
+        units = np.where((columns >= 0) & (columns < size), columns, -1)
+        if own is None:
+            return units
+        alone = np.where(np.isin(ids, own), units, -1)
+        return alone if np.isin(np.arange(size), alone).all() else units
 
     def _exits_by_group(self, starts: np.ndarray) -> list[tuple[str, ...]]:
         names: list[dict[str, None]] = [{} for _ in starts]

@@ -93,16 +93,6 @@ def _mask_of(mask: Any, sequences_mask: Any, initial_state: Any) -> Any:
 
 
 class _RecurrentTwin(Twin):
-    def _change(self, row: int, on_nodes: list) -> Callable[[Any], Any]:
-        """Returns what happens to the state h as it enters a step."""
-        if on_nodes[row] is None:
-            return lambda h: h
-        on = ops.cast(on_nodes[row], self.layer.compute_dtype)
-        return lambda h: self._replaced(row, h, on)
-
-
-@package
-class MaskedRNN(_RecurrentTwin):
     """A recurrent layer whose units are off inside the recurrence too; rows of `on_nodes` may differ by sample."""
 
     def call(
@@ -115,54 +105,51 @@ class MaskedRNN(_RecurrentTwin):
         sequences_mask=None,
         positions=None,
     ):
-        layer = self.layer
         mask = _mask_of(mask, sequences_mask, initial_state)
-        last, outputs, states = _masked_rnn(
-            layer, self._change(0, on_nodes), sequences, initial_state, mask, training, positions
-        )
-        output = outputs if layer.return_sequences else last
-        return (output, *states) if layer.return_state else output
+
+        def run(layer: layers.RNN, row: int, start: Any) -> tuple[Any, list[Any]]:
+            """Returns what a recurrent layer gives out, and its last states."""
+            change = self._change(row, on_nodes)
+            last, outputs, states = _masked_rnn(layer, change, sequences, start, mask, training, positions)
+            return outputs if layer.return_sequences else last, list(states)
+
+        output, states = self._outputs(run, initial_state)
+        if not self.layer.return_state:
+            return output
+        return (*output, *states) if isinstance(output, tuple) else (output, *states)
+
+    def _outputs(self, run: Callable, initial_state: Any) -> tuple[Any, list[Any]]:
+        raise NotImplementedError
+
+    def _change(self, row: int, on_nodes: list) -> Callable[[Any], Any]:
+        """Returns what happens to the state h as it enters a step."""
+        if on_nodes[row] is None:
+            return lambda h: h
+        on = ops.cast(on_nodes[row], self.layer.compute_dtype)
+        return lambda h: self._replaced(row, h, on)
+
+
+@package
+class MaskedRNN(_RecurrentTwin):
+    """A recurrent layer whose units are off inside the recurrence too; one row of `on_nodes`."""
+
+    def _outputs(self, run, initial_state):
+        return run(self.layer, 0, initial_state)
 
 
 @package
 class MaskedBidirectional(_RecurrentTwin):
     """Bidirectional over a recurrent layer with units off in both directions: rows for forward and backward."""
 
-    def call(
-        self,
-        sequences,
-        initial_state=None,
-        mask=None,
-        training=False,
-        on_nodes=None,
-        sequences_mask=None,
-        positions=None,
-    ):
+    def _outputs(self, run, initial_state):
         layer = self.layer
-        mask = _mask_of(mask, sequences_mask, initial_state)
-        half = None if initial_state is None else len(initial_state) // 2
-        results = []
-        for number, direction in enumerate((layer.forward_layer, layer.backward_layer)):
-            start = None if half is None else initial_state[number * half : (number + 1) * half]
-            last, outputs, states = _masked_rnn(
-                direction, self._change(number, on_nodes), sequences, start, mask, training, positions
-            )
-            results.append((outputs if direction.return_sequences else last, list(states)))
-        (forward, forward_states), (backward, backward_states) = results
+        half = 0 if initial_state is None else len(initial_state) // 2
+        forward_start, backward_start = (initial_state[:half], initial_state[half:]) if half else (None, None)
+        forward, forward_states = run(layer.forward_layer, 0, forward_start)
+        backward, backward_states = run(layer.backward_layer, 1, backward_start)
         if layer.return_sequences:
             backward = ops.flip(backward, axis=1)
-        output = _merged(layer.merge_mode, forward, backward)
-        if not layer.return_state:
-            return output
-        return (
-            (*output, *forward_states, *backward_states)
-            if layer.merge_mode is None
-            else (
-                output,
-                *forward_states,
-                *backward_states,
-            )
-        )
+        return _merged(layer.merge_mode, forward, backward), [*forward_states, *backward_states]
 
 
 def _merged(mode: str | None, forward: Any, backward: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from tfprune.masking.before import has_values_before, masked_before, means_before
 from tfprune.masking.build import ON_NODES, MaskedModel, masked_model, on_nodes_input, refuse_masked, with_on_nodes
-from tfprune.masking.fixed import POSITIONS, StandIn, fixed_model, member_of, replaced_at_homes
+from tfprune.masking.fixed import POSITIONS, StandIn, fixed_model, group_of, member_of, replaced_at_homes
 from tfprune.masking.outputs import OutputsUnderMasks, outputs_under_masks
 from tfprune.masking.single import SingleChanges, single_changes
 from tfprune.masking.steps import MaskedSteps
@@ -18,6 +18,7 @@ __all__ = [
     "StandIn",
     "Sweep",
     "fixed_model",
+    "group_of",
     "has_values_before",
     "masked_before",
     "masked_model",

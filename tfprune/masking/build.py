@@ -12,7 +12,7 @@ from keras import tree
 from tfprune.borders import public
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.checks import named
-from tfprune.graph.walk import copied, fresh_input, functional, is_graph, run
+from tfprune.graph.walk import copied, fresh_input, functional, is_graph, nodes_of, run
 from tfprune.layers import FixedOnNodes, MaskedBidirectional, MaskedRNN, MeanReplacement, TakeUnits
 from tfprune.units import LayerValues, check_like
 
@@ -81,17 +81,24 @@ def masked_model(
     model: keras.Model, layers: Iterable[str] | str | None = None, replacement: LayerValues | None = None
 ) -> MaskedModel:
     """Builds what `with_on_nodes` returns; arguments and errors are its own."""
+    builder = masked_builder(model, layers, replacement)
+    masked = builder.build(model, model.name)
+    return MaskedModel(masked, builder.sizes, builder.replace if builder.replaceable else None)
+
+
+def masked_builder(
+    model: keras.Model, layers: Iterable[str] | str | None, replacement: LayerValues | None
+) -> MaskedBuilder:
+    """Checks the arguments of `with_on_nodes` and returns what builds the model."""
     refuse_masked(model)
     graph = unit_groups(model)
     chosen = graph.choose(layers)
     if not chosen:
         raise ValueError(f"model {model.name!r} has no units that can be switched off.\n{graph!r}")
-    sizes = {name: graph[name].size for name in chosen}
     if replacement is not None:
+        sizes = {name: graph[name].size for name in chosen}
         replacement = check_like(replacement, sizes, "replacement", partial=True)
-    builder = MaskedBuilder(graph, chosen, replacement)
-    masked = builder.build(model, model.name)
-    return MaskedModel(masked, sizes, builder.replace if builder.replaceable else None)
+    return MaskedBuilder(graph, chosen, replacement)
 
 
 def masked_already(model: keras.Model, layers: None = None, replacement: None = None) -> MaskedModel:
@@ -116,13 +123,57 @@ def on_nodes_input(model: Any) -> int | None:
     return names.index(ON_NODES) if ON_NODES in names else None
 
 
-class MaskedBuilder:
+class GraphBuilder:
+    """Builds another form of a model on copies of its layers, and of every nested model that takes part."""
+
+    def __init__(self, graph: UnitGraph):
+        self._graph = graph
+        self._copies: dict[int, Any] = {}
+        self._nested: dict[int, keras.Model | None] = {}
+
+    def build(self, model: keras.Model, name: str) -> keras.Model:
+        """Builds the form of a model, or of one nested in it."""
+        raise NotImplementedError
+
+    def _is_changed(self, node: Any) -> bool:
+        """Whether something changes at a node itself."""
+        raise NotImplementedError
+
+    def copy(self, operation: Any) -> Any:
+        """Returns the copy that stands for an operation in the new model; the same one for every call of it."""
+        if id(operation) not in self._copies:
+            self._copies[id(operation)] = copied(operation)
+        return self._copies[id(operation)]
+
+    def nested(self, operation: Any) -> keras.Model | None:
+        """Returns the form of a nested model, or None if nothing in it changes, or it is none."""
+        if not is_graph(operation):
+            return None
+        if id(operation) not in self._nested:
+            self._nested[id(operation)] = self.build(operation, operation.name) if self._needed(operation) else None
+        return self._nested[id(operation)]
+
+    def _needed(self, model: keras.Model) -> bool:
+        return any(
+            self._is_changed(node) or (is_graph(node.operation) and self._needed(node.operation))
+            for node in nodes_of(model)
+        )
+
+
+def call_nested(nested: keras.Model, args: tuple, kwargs: dict, *asked: Any) -> list[Any]:
+    """Calls the new form of a nested model, which takes more inputs behind those of the original call."""
+    inputs = [leaf for leaf in tree.flatten((args, kwargs)) if isinstance(leaf, keras.KerasTensor)]
+    return tree.flatten(nested([*inputs, *asked], training=kwargs.get("training")))
+
+
+class MaskedBuilder(GraphBuilder):
     """Builds masked models: the whole one, and one for every nested model that has units inside."""
 
     def __init__(self, graph: UnitGraph, chosen: tuple[str, ...], replacement: LayerValues | None):
-        self._graph = graph
+        super().__init__(graph)
         groups = [graph[name] for name in chosen]
-        self.num_units = sum(group.size for group in groups)
+        self.sizes = {group.name: group.size for group in groups}
+        self.num_units = sum(self.sizes.values())
         # Columns of all units -> columns of the chosen ones; the last entry serves the -1 of positions always on.
         self._columns = np.full(graph.num_units + 1, -1)
         start = 0
@@ -140,9 +191,7 @@ class MaskedBuilder:
         for exit in graph.records.exits:
             if exit.tensor is not None:
                 self._exits.setdefault(id(exit.node), []).append(exit)
-        self._nested: dict[int, keras.Model] = {}
         self._twins: dict[int, Any] = {}
-        self._copies: dict[int, Any] = {}
 
     def _set(self, replacement: Mapping[str, np.ndarray]) -> None:
         own = [replacement.get(group.name, np.zeros(group.size)) for group in self._groups]
@@ -174,12 +223,6 @@ class MaskedBuilder:
         given = [*inputs, on_nodes] if fixed is None else tree.pack_sequence_as(graph._inputs_struct, inputs)
         return keras.Model(given, outputs, name=name)
 
-    def copy(self, operation: Any) -> Any:
-        """Returns the copy that stands for an operation in the masked model; the same one for every call of it."""
-        if id(operation) not in self._copies:
-            self._copies[id(operation)] = copied(operation)
-        return self._copies[id(operation)]
-
     def exits_of(self, node: Any) -> list[Any]:
         """Returns the exits into a node that show in tensors."""
         return self._exits.get(id(node), [])
@@ -206,19 +249,9 @@ class MaskedBuilder:
             self._twins[id(layer)] = make(layer, means, name=layer.name, dtype=layer.dtype_policy)
         return self._twins[id(layer)], [row if len(row) else None for row in rows]
 
-    def nested(self, model: keras.Model) -> keras.Model | None:
-        """Returns the masked form of a nested model, or None if nothing in it is masked."""
-        if id(model) not in self._nested:
-            self._nested[id(model)] = self.build(model, model.name) if self._needed(model) else None
-        return self._nested[id(model)]
-
-    def _needed(self, model: keras.Model) -> bool:
-        for node in (node for nodes in functional(model)._nodes_by_depth.values() for node in nodes):
-            if any((self.columns(exit.ids) >= 0).any() for exit in self.exits_of(node)) or self.twin(node) is not None:
-                return True
-            if is_graph(node.operation) and self._needed(node.operation):
-                return True
-        return False
+    def _is_changed(self, node: Any) -> bool:
+        acts = any((self.columns(exit.ids) >= 0).any() for exit in self.exits_of(node))
+        return acts or self.twin(node) is not None
 
 
 class MaskedPlace:
@@ -272,11 +305,9 @@ class MaskedPlace:
 
     def call(self, node: Any, args: tuple, kwargs: dict) -> list[Any]:
         """Calls the masked form of a node."""
-        if is_graph(node.operation):
-            masked = self._builder.nested(node.operation)
-            if masked is not None:
-                inputs = [leaf for leaf in tree.flatten((args, kwargs)) if isinstance(leaf, keras.KerasTensor)]
-                return tree.flatten(masked([*inputs, self._on_nodes], training=kwargs.get("training")))
+        nested = self._builder.nested(node.operation)
+        if nested is not None:
+            return call_nested(nested, args, kwargs, self._on_nodes)
         twin = self._builder.twin(node)
         if twin is None:
             return tree.flatten(self._builder.copy(node.operation)(*args, **kwargs))

@@ -12,8 +12,8 @@ from keras import tree
 
 from tfprune.borders import warn
 from tfprune.graph import UnitGraph, unit_groups
-from tfprune.graph.groups import Member
-from tfprune.graph.walk import copied, fresh_input, functional, is_graph, nodes_of, run
+from tfprune.graph.groups import Group, Member
+from tfprune.graph.walk import fresh_input, functional, run
 from tfprune.layers import (
     DirectionReplacement,
     FixedOnNodes,
@@ -23,8 +23,8 @@ from tfprune.layers import (
     StepPositions,
     TakeUnits,
 )
-from tfprune.masking.build import ON_NODES, MaskedBuilder, refuse_masked
-from tfprune.units import LayerValues, check_like
+from tfprune.masking.build import ON_NODES, GraphBuilder, call_nested, masked_builder, refuse_masked
+from tfprune.units import LayerValues
 
 POSITIONS = "positions"
 """Name of the input that says at which steps of each sequence units are replaced."""
@@ -40,14 +40,9 @@ def fixed_model(
     Returns:
         The model, with all units on, and a function that takes the mask, a row `(num_units,)` of 1 (on) and 0 (off).
     """
-    refuse_masked(model)
-    graph = unit_groups(model)
-    chosen = graph.choose(layers)
-    if replacement is not None:
-        replacement = check_like(replacement, {name: graph[name].size for name in chosen}, "replacement", partial=True)
-    row = FixedOnNodes(sum(graph[name].size for name in chosen), name="fixed_on_nodes")
-    fixed = MaskedBuilder(graph, chosen, replacement).build(model, model.name, row)
-    return fixed, _switch(row)
+    builder = masked_builder(model, layers, replacement)
+    row = FixedOnNodes(builder.num_units, name="fixed_on_nodes")
+    return builder.build(model, model.name, row), _switch(row)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +104,7 @@ def replaced_at_homes(
 ) -> HomeModel:
     """Builds a model in which units of some layers are replaced where they show, so that all readers see it.
 
-    A recurrent layer goes on from what stands in, too.
+    A recurrent layer goes on from what stands in, too, unless it merges two directions into one number.
 
     Args:
         model: a Sequential or functional model.
@@ -125,6 +120,8 @@ def replaced_at_homes(
     refuse_masked(model)
     graph = unit_groups(model)
     members = {name: member_of(graph, name) for name in stand_ins}
+    for name, member in members.items():
+        _warn_of_others(graph, name, member)
     if positions is not None:
         for name, member in members.items():
             _check_steps(name, member, positions)
@@ -145,8 +142,6 @@ def _switch(row: FixedOnNodes) -> Callable[[np.ndarray], None]:
 def member_of(graph: UnitGraph, name: str) -> Member:
     """Returns the layer that makes the units which a name means: the first one of a group, or the one of this name.
 
-    Warns where other layers make the same units elsewhere.
-
     Raises:
         ValueError: if there is no such layer, or its units show in no tensor.
     """
@@ -156,12 +151,11 @@ def member_of(graph: UnitGraph, name: str) -> Member:
     if name not in graph and len(found) > 1:
         groups = ", ".join(own.name for own in graph.values() if any(name == member.name for member in own.members))
         raise ValueError(f"neurons: layer {name!r} makes several groups. Name one of them: {groups}.")
-    others = [member.name for member in found[1:] if member.home is None or member.home[0] is not found[0].home[0]]
-    if others and found[0].home is not None:
-        warn(
-            f"neurons: the units of {name!r} are made by several layers, whose outputs are added or read together: "
-            f"{name}, {', '.join(others)}. Only what {found[0].name!r} gives is replaced. Name one of the other layers "
-            "to replace what that one gives, or erase the units by with_on_nodes, which acts where they are read."
+    merging = _bidirectional_of(graph, found[0])
+    if found[0].home is None and merging is not None:
+        raise ValueError(
+            f"neurons: the directions of {merging.name!r} are merged by {merging.merge_mode!r}, so that no tensor "
+            f"shows {name!r} alone. Name its group to hold what both give together: {group_of(graph, found[0]).name!r}."
         )
     if found[0].home is None:
         raise ValueError(
@@ -169,6 +163,34 @@ def member_of(graph: UnitGraph, name: str) -> Member:
             "stand in for one. tfprune.with_on_nodes switches them off."
         )
     return found[0]
+
+
+def group_of(graph: UnitGraph, member: Member) -> Group:
+    """Returns the group whose units a layer makes."""
+    return next(own for own in graph.values() if any(member is other for other in own.members))
+
+
+def _bidirectional_of(graph: UnitGraph, member: Member) -> keras.layers.Bidirectional | None:
+    """Returns the layer of which a member is one direction, None for any other member."""
+    two_ways = (own for own in graph.model._flatten_layers() if isinstance(own, keras.layers.Bidirectional))
+    made = member.operation
+    return next((own for own in two_ways if made is own.forward_layer or made is own.backward_layer), None)
+
+
+def _warn_of_others(graph: UnitGraph, name: str, member: Member) -> None:
+    """Warns where other layers make the same units elsewhere, if the group is meant."""
+    made = graph[name].members if name in graph else ()
+    # Directions of one layer show together, side by side or merged.
+    around = _bidirectional_of(graph, member)
+    made = [own for own in made if around is None or _bidirectional_of(graph, own) is not around]
+    others = [own.name for own in made if own.home is None or own.home[0] is not member.home[0]]
+    if others:
+        warn(
+            f"neurons: the units of {name!r} are made by several layers, whose outputs are added or read together: "
+            f"{member.name}, {', '.join(others)}. Only what {member.name!r} gives is replaced. Name one of the other "
+            "layers to replace what that one gives, or erase the units by with_on_nodes, which acts where they are "
+            "read."
+        )
 
 
 def _check_steps(name: str, member: Member, positions: Sequence[int] | str) -> None:
@@ -187,7 +209,7 @@ def _check_steps(name: str, member: Member, positions: Sequence[int] | str) -> N
         )
 
 
-class _HomeBuilder:
+class _HomeBuilder(GraphBuilder):
     """Builds models whose units are replaced where they show, and inside the recurrence that makes them."""
 
     def __init__(
@@ -197,19 +219,16 @@ class _HomeBuilder:
         stand_ins: Mapping[str, StandIn],
         positions: Sequence[int] | str | None,
     ):
-        self._graph = graph
+        super().__init__(graph)
         self.positions = positions
         self.homes: dict[int, list[_Part]] = {}
         self._parts: list[_Part] = []
         self.num_columns = 0
         for name, member in members.items():
-            group = next(own for own in graph.values() if any(member is other for other in own.members))
-            part = _Part(member, group.start, stand_ins[name], self.num_columns)
+            part = _Part(member, group_of(graph, member), stand_ins[name], self.num_columns)
             self._parts.append(part)
             self.homes.setdefault(id(member.home[0]), []).append(part)
             self.num_columns += len(part.own.off)
-        self._copies: dict[int, Any] = {}
-        self._nested: dict[int, keras.Model | None] = {}
 
     def build(self, model: keras.Model, name: str, fixed: FixedOnNodes | None = None) -> keras.Model:
         """Builds the form of a model, or of one nested in it, in which units are replaced."""
@@ -217,62 +236,42 @@ class _HomeBuilder:
         inputs = [fresh_input(tensor) for tensor in graph.inputs]
         on_nodes = keras.Input((self.num_columns,), name=ON_NODES) if fixed is None else fixed(inputs[0])
         asked = [keras.Input((None,), name=POSITIONS)] if self.positions == "input" else []
-        place = _HomePlace(self, on_nodes, asked[0] if asked else None)
+        place = _HomePlace(self, on_nodes, asked)
         outputs = tree.pack_sequence_as(graph._outputs_struct, run(model, inputs, place.call))
         given = [*inputs, *([on_nodes] if fixed is None else []), *asked]
         if len(given) == len(inputs):
             given = tree.pack_sequence_as(graph._inputs_struct, inputs)
         return keras.Model(given, outputs, name=name)
 
-    def copy(self, operation: Any) -> Any:
-        """Returns the copy that stands for an operation; the same one for every call of it."""
-        if id(operation) not in self._copies:
-            self._copies[id(operation)] = copied(operation)
-        return self._copies[id(operation)]
+    def _is_changed(self, node: Any) -> bool:
+        return any(id(tensor) in self.homes for tensor in node.outputs) or self.recurrent(node) is not None
 
-    def nested(self, model: keras.Model) -> keras.Model | None:
-        """Returns the form of a nested model, or None if nothing in it is replaced."""
-        if id(model) not in self._nested:
-            self._nested[id(model)] = self.build(model, model.name) if self._has_homes(model) else None
-        return self._nested[id(model)]
-
-    def _has_homes(self, model: keras.Model) -> bool:
-        nodes = nodes_of(model)
-        return any(id(tensor) in self.homes for node in nodes for tensor in node.outputs) or any(
-            is_graph(node.operation) and self._has_homes(node.operation) for node in nodes
-        )
-
-    def recurrent(self, node: Any) -> tuple[_Part, list[np.ndarray], type] | None:
-        """Returns what is replaced inside a recurrent node: the part, its units for each row of the twin, its class."""
+    def recurrent(self, node: Any) -> tuple[type, list[tuple[_Part, np.ndarray] | None]] | None:
+        """Returns the twin of a recurrent node, and for each of its rows what is replaced; None if nothing is."""
         record = self._graph.records.twins.get(id(node))
         if record is None or not issubclass(record.layer_class, MaskedRNN | MaskedBidirectional):
             return None
-        rows = [self._graph.columns(ids) for ids in record.ids]
-        for part in self._parts:
-            units = [part.units(columns) for columns in rows]
-            if part.is_made_by(node.operation) and any((own >= 0).any() for own in units):
-                return part, units, record.layer_class
-        return None
+        if getattr(node.operation, "merge_mode", None) not in (None, "concat"):
+            # What stands in is for both directions together; none of them can go on from it.
+            return None
+        rows = [next(filter(None, (self._inside(part, ids) for part in self._parts)), None) for ids in record.ids]
+        return (record.layer_class, rows) if any(rows) else None
+
+    def _inside(self, part: _Part, ids: np.ndarray) -> tuple[_Part, np.ndarray] | None:
+        """Returns the part and which units a recurrent state holds, if the part's layer makes them; None if not."""
+        if not np.isin(ids, part.member.ids).any():
+            return None
+        return part, self._graph.units_along(ids, part.group.start, part.group.size)
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """What stands in for the units of one layer: `start` is their first column of the graph, `column` of `on_nodes`."""
+    """What stands in for the units of one layer, and the first column of `on_nodes` that is about them."""
 
     member: Member
-    start: int
+    group: Group
     own: StandIn
     column: int
-
-    def units(self, columns: np.ndarray) -> np.ndarray:
-        """Returns which units columns of the graph are, -1 for those of others."""
-        units = columns - self.start
-        return np.where((columns >= 0) & (units >= 0) & (units < len(self.own.values)), units, -1)
-
-    def is_made_by(self, operation: Any) -> bool:
-        """Whether an operation, or one inside it (a direction of a Bidirectional), makes the units."""
-        ends = tuple(f"{operation.name}/{direction}" for direction in ("forward", "backward"))
-        return self.member.operation is operation or self.member.name.endswith(ends)
 
     def columns(self, units: np.ndarray) -> np.ndarray:
         """Returns which columns of `on_nodes` the positions of an axis take, -1 for always on."""
@@ -284,36 +283,34 @@ class _Part:
 class _HomePlace:
     """One graph while its units are being replaced."""
 
-    def __init__(self, builder: _HomeBuilder, on_nodes: Any, positions: Any):
+    def __init__(self, builder: _HomeBuilder, on_nodes: Any, positions: list[Any]):
         self._builder = builder
         self._on_nodes = on_nodes
         self._positions = positions
 
     def call(self, node: Any, args: tuple, kwargs: dict) -> list[Any]:
         """Calls a node's operation and replaces the units that show in what it gives."""
-        nested = self._builder.nested(node.operation) if is_graph(node.operation) else None
+        nested = self._builder.nested(node.operation)
         inside = self._builder.recurrent(node)
         if nested is not None:
-            inputs = [leaf for leaf in tree.flatten((args, kwargs)) if isinstance(leaf, keras.KerasTensor)]
-            asked = [] if self._positions is None else [self._positions]
-            outputs = tree.flatten(nested([*inputs, self._on_nodes, *asked], training=kwargs.get("training")))
+            outputs = call_nested(nested, args, kwargs, self._on_nodes, *self._positions)
         elif inside is not None:
-            outputs = self._recurrent(node, args, kwargs, *inside)
+            outputs = self._recurrent(node.operation, args, kwargs, *inside)
         else:
             outputs = tree.flatten(self._builder.copy(node.operation)(*args, **kwargs))
         for number, reference in enumerate(node.outputs):
             for part in self._builder.homes.get(id(reference), ()):
-                outputs[number] = self._replaced(outputs[number], part, part.member.units, part.member.home[1], True)
+                h = outputs[number]
+                outputs[number] = self._replaced(h, part, part.member.own, part.member.home[1], self._at(h))
         return outputs
 
-    def _replaced(self, h: Any, part: _Part, units: np.ndarray, axis: int, has_steps: bool) -> Any:
+    def _replaced(self, h: Any, part: _Part, units: np.ndarray, axis: int, at: Any = None) -> Any:
         """Puts the layer behind `h` that replaces the units on its axis."""
         values, directions = part.own.along(units)
         if directions is None:
             layer = MeanReplacement(axis=axis, relative=part.own.relative, dtype=h.dtype)
         else:
             layer = DirectionReplacement(len(part.own.off), axis=axis, dtype=h.dtype)
-        at = self._at(h) if has_steps else None
         result = layer(h, self._row(part, units), *([] if at is None else [at]))
         layer.replacement.assign(values)
         if directions is not None:
@@ -326,29 +323,32 @@ class _HomePlace:
 
     def _at(self, h: Any) -> Any:
         """Returns at which steps of `h` units are replaced, or None for all."""
-        if self._builder.positions is None or self._positions is not None:
-            return self._positions
-        return StepPositions(self._builder.positions)(h)
+        if self._positions:
+            return self._positions[0]
+        return None if self._builder.positions is None else StepPositions(self._builder.positions)(h)
 
     def _recurrent(
-        self, node: Any, args: tuple, kwargs: dict, part: _Part, rows: list[np.ndarray], twin_class: type
+        self, operation: Any, args: tuple, kwargs: dict, twin_class: type, rows: list[tuple[_Part, np.ndarray] | None]
     ) -> list[Any]:
-        """Calls the twin of a recurrent layer, and replaces the units in the state that it gives out last."""
-        found = [part.own.along(units) for units in rows]
-        directions = None if part.own.directions is None else [own[1] for own in found]
-        operation = node.operation
-        options = {"relative": part.own.relative, "directions": directions}
+        """Calls the twin of a recurrent layer, and replaces the units in the states h that it gives out last."""
+        found = [([], None) if own is None else own[0].own.along(own[1]) for own in rows]
         twin = twin_class(
-            operation, [own[0] for own in found], **options, name=operation.name, dtype=operation.dtype_policy
+            operation,
+            [values for values, _ in found],
+            relative=any(own is not None and own[0].own.relative for own in rows),
+            directions=[directions for _, directions in found],
+            name=operation.name,
+            dtype=operation.dtype_policy,
         )
         at = self._at(args[0])
         asked = {} if at is None else {"positions": at}
-        on_nodes = [self._row(part, units) for units in rows]
+        on_nodes = [None if own is None else self._row(*own) for own in rows]
         outputs = tree.flatten(twin(*args, **kwargs, **asked, on_nodes=on_nodes))
         if at is None and operation.return_state:
             # Behind the sequences (a Bidirectional may give two) come the states: h is the first of each row's.
             first = 2 if getattr(operation, "merge_mode", "concat") is None else 1
-            for number, units in enumerate(rows):
+            for number, own in enumerate(rows):
                 place = first + number * (len(outputs) - first) // len(rows)
-                outputs[place] = self._replaced(outputs[place], part, units, -1, False)
+                if own is not None:
+                    outputs[place] = self._replaced(outputs[place], *own, -1)
         return outputs

@@ -9,11 +9,11 @@ import numpy as np
 
 from tfprune.borders import public, warn
 from tfprune.neurons.labelled import Classes, classes_of, points_of
-from tfprune.neurons.ranking import Ranking
+from tfprune.neurons.ranking import Ranked, Ranking
 
 
 @dataclass(frozen=True, eq=False)
-class Selectivity:
+class Selectivity(Ranked):
     """How much more each unit says at one class than at the others.
 
     `scores` and `order` make it a ranking.
@@ -29,16 +29,6 @@ class Selectivity:
     preferred: np.ndarray
     means: np.ndarray
     classes: np.ndarray
-
-    @property
-    def scores(self) -> Any:
-        """The selectivity of each unit."""
-        return self.ranking.scores
-
-    @property
-    def order(self) -> np.ndarray:
-        """Flat positions of the units, the most selective first."""
-        return self.ranking.order
 
     def __repr__(self) -> str:
         return f"Selectivity for {len(self.classes)} classes: {self.ranking!r}"

@@ -12,8 +12,9 @@ from tfprune.borders import public
 from tfprune.data import as_batches
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.finite import check_finite_weights
-from tfprune.masking import StandIn, member_of, refuse_masked, replaced_at_homes
+from tfprune.masking import StandIn, group_of, member_of, refuse_masked, replaced_at_homes
 from tfprune.neurons.activations import Activations, Reading
+from tfprune.neurons.covariances import Covariances
 from tfprune.ties import rising_order
 from tfprune.units import LayerValues, check_like
 
@@ -45,7 +46,9 @@ def control(
     Args:
         model: a Sequential or functional model. It is not changed.
         neurons: which: `{group or layer: unit, units or a mask of bool}`, or labels such as "hidden[3]", as
-            `ranking.labels(10)` gives them.
+            `ranking.labels(10)` gives them. Of a Bidirectional they are those of the direction that is named, or,
+            where both are added, averaged or multiplied, what both give together at a step (their
+            states go on as they were).
         value: one number for all, or `(units,)` by name.
         z: likewise, in standard deviations from the mean of each neuron over `data`.
         shift: likewise, added; `class_shift` makes it of the means of two classes.
@@ -111,8 +114,7 @@ def check_neurons(graph: UnitGraph, neurons: Neurons) -> dict[str, np.ndarray]:
         neurons = _from_labels(neurons)
     chosen = {}
     for name, units in neurons.items():
-        group = next(own for own in graph.values() if member_of(graph, name) in own.members)
-        chosen[name] = _as_mask(units, name, group.size)
+        chosen[name] = _as_mask(units, name, group_of(graph, member_of(graph, name)).size)
     if not any(own.any() for own in chosen.values()):
         raise ValueError("neurons: there is none. Give {group: units}, such as {'hidden': [3, 7]}.")
     return chosen
@@ -162,26 +164,19 @@ def _means(model: keras.Model, data: Any, names: Iterable[str]) -> tuple[dict[st
     if data is None:
         raise ValueError("control: z needs `data`, over which the mean and the standard deviation are taken.")
     if isinstance(data, Activations):
-        found = {name: np.asarray(data[name], "float64") for name in names}
-        return {n: own.mean(axis=0) for n, own in found.items()}, {n: own.std(axis=0) for n, own in found.items()}
-    check_finite_weights(model)
-    reading = Reading(model, list(names), "positions")
-    total = {name: np.zeros(size) for name, size in reading.sizes.items()}
-    squares = {name: np.zeros(size) for name, size in reading.sizes.items()}
-    counts, origins = dict.fromkeys(total, 0), {}
-    for batch in as_batches(data, model, batch_size=reading.samples_at_once, targets="ignore"):
-        for name, (values, _, _) in reading.rows(batch.inputs).items():
-            values = values.astype("float64")
-            # Sums are about a value of the unit itself, so that a large mean does not drown the deviations.
-            origin = origins.setdefault(name, values[0] if len(values) else np.zeros(values.shape[1]))
-            total[name] += (values - origin).sum(axis=0)
-            squares[name] += np.square(values - origin).sum(axis=0)
-            counts[name] += len(values)
-    reading.check_counts(counts)
-    offsets = {name: total[name] / counts[name] for name in total}
-    variances = {name: squares[name] / counts[name] - np.square(offsets[name]) for name in total}
-    means = {name: origins[name] + offsets[name] for name in total}
-    return means, {name: np.sqrt(np.maximum(own, 0.0)) for name, own in variances.items()}
+        moments = {name: Covariances([data[name].shape[1]], own="squares") for name in names}
+        for name, own in moments.items():
+            own.add([data[name]])
+    else:
+        check_finite_weights(model)
+        reading = Reading(model, list(names), "positions")
+        moments = {name: Covariances([size], own="squares") for name, size in reading.sizes.items()}
+        for batch in as_batches(data, model, batch_size=reading.samples_at_once, targets="ignore"):
+            for name, (values, _, _) in reading.rows(batch.inputs).items():
+                moments[name].add([values])
+        reading.check_counts({name: own.count for name, own in moments.items()})
+    means = {name: own.means[0] for name, own in moments.items()}
+    return means, {name: np.sqrt(own.squares[0] / own.count) for name, own in moments.items()}
 
 
 def _check_positions(positions: Any) -> None:

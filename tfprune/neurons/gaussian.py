@@ -10,7 +10,7 @@ import numpy as np
 from tfprune.borders import public
 from tfprune.neurons.class_means import means_of
 from tfprune.neurons.labelled import Classes, classes_of, held_out, points_of
-from tfprune.neurons.ranking import Ranking
+from tfprune.neurons.ranking import Ranked, Ranking
 from tfprune.ties import first_lowest
 
 # In nats: what differs by less is rounding.
@@ -18,7 +18,7 @@ _SAME_GAIN = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class GaussianProbe:
+class GaussianProbe(Ranked):
     """Units in the order in which they add most to what is known of the labels.
 
     `scores` and `order` make it a ranking.
@@ -39,16 +39,6 @@ class GaussianProbe:
     entropy: float
     accuracy: np.ndarray
     test: np.ndarray
-
-    @property
-    def scores(self) -> Any:
-        """The first choice scores as many as were chosen, the last one 1, all others 0."""
-        return self.ranking.scores
-
-    @property
-    def order(self) -> np.ndarray:
-        """Flat positions of all units, the most important first."""
-        return self.ranking.order
 
     def __repr__(self) -> str:
         labels = self.ranking.labels(len(self.chosen))

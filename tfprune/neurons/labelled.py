@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfprune.neurons.activations import Activations
-from tfprune.neurons.sources import _check_points, _checked_array
+from tfprune.neurons.sources import check_points, checked_array
 from tfprune.units import LayerValues, describe_unknown
 
 _FEWEST_EXAMPLES = 2
@@ -72,13 +72,13 @@ def points_of(activations: Any, where: str) -> Points:
     if not isinstance(activations, Mapping):
         return Points(_matrix(activations, "", where), None)
     named = activations if isinstance(activations, Activations) else Activations(activations)
-    _check_points(f"{where}: activations", named)
+    check_points(f"{where}: activations", named)
     matrices = [_matrix(own, f" of {name!r}", where) for name, own in named.items()]
     return Points(np.concatenate(matrices, axis=1), named.sizes)
 
 
 def _matrix(array: Any, of: str, where: str) -> np.ndarray:
-    array = _checked_array(f"{where}: activations{of}", array).astype("float64")
+    array = checked_array(f"{where}: activations{of}", array).astype("float64")
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         raise ValueError(

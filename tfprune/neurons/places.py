@@ -91,23 +91,13 @@ def _shown(graph: UnitGraph, group: Group, layer: str, wiring: Wiring, nodes: di
         homes = [(tensor, homes[0][1]) for node in calls for tensor in node.outputs]
     places = {}
     for tensor, axis in homes:
-        units = _units_along(graph, group, layer, graph.records.signals[id(tensor)].axes[axis])
+        # Where several layers make a unit side by side (the directions of a Bidirectional), this one's positions alone.
+        ids = graph.records.signals[id(tensor)].axes[axis]
+        units = graph.units_along(ids, group.start, group.size, members[0].ids)
         if np.isin(np.arange(group.size), units).all():
             node = wiring.makers[id(tensor)]
             places[id(tensor), axis] = Place(node, tensor, node.operation, axis, occurrences(units, group.size))
     return list(places.values())
-
-
-def _units_along(graph: UnitGraph, group: Group, layer: str, ids: np.ndarray) -> np.ndarray:
-    """Returns for each position of an axis the unit of the group that it shows, -1 for others.
-
-    Where several layers make a unit side by side (the directions of a Bidirectional), the positions of `layer` alone.
-    """
-    columns = graph.columns(ids) - group.start
-    units = np.where((columns >= 0) & (columns < group.size), columns, -1)
-    made = [emitter.ids for emitter in graph.records.emitters.values() if emitter.name == layer]
-    own = np.where(np.isin(ids, np.concatenate(made)), units, -1)
-    return own if np.isin(np.arange(group.size), own).all() else units
 
 
 def _output(node: Any, wiring: Wiring) -> Place:

@@ -12,7 +12,7 @@ from tfprune.borders import public, warn
 from tfprune.neurons.control_tasks import control_labels
 from tfprune.neurons.fitting import Linear, logistic, ridge
 from tfprune.neurons.labelled import Points, classes_of, held_out, numbers_of, points_of
-from tfprune.neurons.ranking import Ranking
+from tfprune.neurons.ranking import Ranked, Ranking
 from tfprune.ties import rising_order
 
 _TASKS = ("classification", "regression")
@@ -21,7 +21,7 @@ _PARTS = ("top", "bottom", "random")
 
 
 @dataclass(frozen=True, eq=False)
-class Probe:
+class Probe(Ranked):
     """A linear model that reads labels from units, and what it says of them.
 
     `scores` and `order` make it a ranking, for `experiments.ablation_curve` and masks.
@@ -52,16 +52,6 @@ class Probe:
     control_accuracy: float | None
     _linear: Linear = field(repr=False)
     _sizes: dict[str, int] | None = field(repr=False)
-
-    @property
-    def scores(self) -> Any:
-        """The scores of the ranking: higher = more important."""
-        return self.ranking.scores
-
-    @property
-    def order(self) -> np.ndarray:
-        """Flat positions of the units, the most important first."""
-        return self.ranking.order
 
     @property
     def selectivity(self) -> float:

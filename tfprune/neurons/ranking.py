@@ -10,6 +10,26 @@ from tfprune.ties import rising_order
 from tfprune.units import LayerValues
 
 
+class Ranked:
+    """What holds a ranking, as `ranking`, and stands for it."""
+
+    ranking: Ranking
+
+    @property
+    def scores(self) -> np.ndarray | LayerValues:
+        """The scores of the units: higher is more important."""
+        return self.ranking.scores
+
+    @property
+    def order(self) -> np.ndarray:
+        """Flat positions of the units, the most important first."""
+        return self.ranking.order
+
+    def labels(self, count: int | None = None) -> list[str]:
+        """Returns how the best units are called, the best first; see `Ranking.labels`."""
+        return self.ranking.labels(count)
+
+
 @dataclass(frozen=True, eq=False)
 class Ranking:
     """Units in an order, best first, with the scores that put them there.

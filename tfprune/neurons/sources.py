@@ -131,13 +131,13 @@ class _Arrays(Source):
             if isinstance(own, Mapping):
                 own = own if isinstance(own, Activations) else Activations(own)
                 self.sizes.append(own.sizes)
-                self._blocks.append([_checked_array(self.labels[number], own[name]) for name in own])
-                _check_points(self.labels[number], own)
+                self._blocks.append([checked_array(self.labels[number], own[name]) for name in own])
+                check_points(self.labels[number], own)
                 name = next(iter(own))
                 samples[number] = (own.samples[name], own.positions[name])
             else:
                 self.sizes.append(None)
-                self._blocks.append([_checked_array(self.labels[number], own)])
+                self._blocks.append([checked_array(self.labels[number], own)])
         counts = [len(own[0]) for own in self._blocks]
         if len(set(counts)) > 1:
             each = ", ".join(f"{label} {count}" for label, count in zip(self.labels, counts, strict=True))
@@ -270,7 +270,8 @@ def _layers_of_each(layers: Any, number: int) -> list[Any]:
     return layers
 
 
-def _checked_array(label: str, array: Any) -> np.ndarray:
+def checked_array(label: str, array: Any) -> np.ndarray:
+    """Returns values as an array of numbers `(points, units)`; raises TypeError or ValueError if they are none."""
     array = array if isinstance(array, np.ndarray) else np.asarray(array)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{label}: expected numbers, received the dtype {array.dtype}.")
@@ -284,7 +285,8 @@ def _checked_array(label: str, array: Any) -> np.ndarray:
     return array
 
 
-def _check_points(label: str, activations: Activations) -> None:
+def check_points(label: str, activations: Activations) -> None:
+    """Raises ValueError unless all layers have the same points, one at least."""
     if not len(activations):
         raise ValueError(f"{label}: empty, there are no layers.")
     counts = {name: len(own) for name, own in activations.items()}

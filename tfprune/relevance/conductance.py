@@ -13,8 +13,8 @@ from tfprune.borders import public, warn
 from tfprune.graph import unit_groups
 from tfprune.graph.walk import functional, run_flat
 from tfprune.relevance.compiled import plan_of
-from tfprune.relevance.explain import _output_number, explain
-from tfprune.relevance.plan import Plan, shown_columns
+from tfprune.relevance.explain import explain, output_number
+from tfprune.relevance.plan import Plan, shown_columns, unit_totals
 from tfprune.units import LayerValues
 
 _METHODS = ("conductance", "conductance_by_differences")
@@ -119,17 +119,14 @@ def conductance(
     found = explain(model, data, **options)
     plan = plan_of(model)
     columns = shown_columns(graph)
-    cuts = _cuts(plan, _output_number(plan, output), columns)
+    cuts = _cuts(plan, output_number(plan, output), columns)
     chosen = np.concatenate([np.arange(graph.num_units)[graph[name].start :][: graph[name].size] for name in names])
     units = {name: own for name, own in found.units.items() if np.isin(columns[name], chosen).any()}
     change = found.output - found.baseline_output
     delta = {name: change - sum(found.units[own].sum(axis=1) for own in cuts[name]) for name in units if name in cuts}
     _warn_of_missing(delta, change, steps)
-    totals = np.zeros((graph.num_units + 1, len(change)))
-    for name, own in units.items():
-        # What cannot be removed has the column -1: the one too many at the end.
-        np.add.at(totals, columns[name], own.T)
-    scores = np.abs(totals).mean(axis=1)
+    totals = unit_totals(units, columns, graph)
+    scores = np.abs(totals).mean(axis=0) if len(totals) else np.zeros(graph.num_units)
     by_group = {name: scores[graph[name].start :][: graph[name].size] for name in names}
     whole = (LayerValues(part) for part in (units, by_group, delta))
     return Conductance(*whole, found.output, found.baseline_output)

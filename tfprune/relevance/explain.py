@@ -145,7 +145,7 @@ def tensors(
         )
     composite = composite_of(method)
     plan = plan_of(model)
-    number = _output_number(plan, output)
+    number = output_number(plan, output)
     inputs = [tf.convert_to_tensor(one) for one in (x if isinstance(x, list | tuple) else [x])]
     given = None
     if composite.needs_baseline:
@@ -179,7 +179,7 @@ class _Request:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise ValueError(f"steps: expected a whole number of at least 1, received {steps!r}.")
         self.plan = plan_of(model)
-        self.output = _output_number(self.plan, output)
+        self.output = output_number(self.plan, output)
         self.inputs = [np.asarray(array) for array in collect(as_batches(x, model, targets="ignore")).inputs]
         self.num_samples = len(self.inputs[0])
         self.baseline = self._checked_baseline(baseline)
@@ -311,7 +311,7 @@ class _Request:
         )
 
 
-def _output_number(plan: Plan, output: str | int | None) -> int:
+def output_number(plan: Plan, output: str | int | None) -> int:
     """Returns which output is meant."""
     names = plan.output_names()
     if output is None:

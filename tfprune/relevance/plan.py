@@ -40,6 +40,22 @@ def shown_columns(graph: UnitGraph) -> dict[str, np.ndarray]:
     return found
 
 
+def unit_totals(units: Mapping[str, np.ndarray], columns: dict[str, np.ndarray], graph: UnitGraph) -> np.ndarray:
+    """Returns the values of all units of a graph, summed over the layers that make them, `(samples, num_units)`.
+
+    Args:
+        units: `(samples, channels)` by layer name.
+        columns: as `shown_columns` has them.
+        graph: of the model.
+    """
+    num_samples = len(next(iter(units.values()))) if units else 0
+    # What cannot be removed has the column -1: the one too many at the end.
+    totals = np.zeros((graph.num_units + 1, num_samples))
+    for name, values in units.items():
+        np.add.at(totals, columns[name], values.T)
+    return totals[:-1].T
+
+
 class Plan:
     """What is known about a model before it runs.
 

@@ -12,7 +12,7 @@ from tfprune.borders import public
 from tfprune.data import as_batches
 from tfprune.masking import refuse_masked
 from tfprune.relevance import Composite, explain
-from tfprune.relevance.plan import shown_columns
+from tfprune.relevance.plan import shown_columns, unit_totals
 from tfprune.saliency.units import by_group, check_data, chosen_groups
 from tfprune.units import LayerValues
 
@@ -128,10 +128,7 @@ def _scores(model: keras.Model, data: Any, layers: Any, signed: bool, **options:
     for batch in as_batches(data, model, targets="ignore"):
         inputs = batch.inputs if len(batch.inputs) > 1 else batch.inputs[0]
         found = explain(model, inputs, **options).units
-        units = np.zeros((len(batch.inputs[0]), graph.num_units + 1))
-        for name, values in found.items():
-            # What cannot be removed has the column -1: the one too many at the end.
-            np.add.at(units.T, columns[name], values.T)
-        totals += (units if signed else np.abs(units)).sum(axis=0)[:-1]
-        num_samples += len(units)
+        units = unit_totals(found, columns, graph)
+        totals += (units if signed else np.abs(units)).sum(axis=0)
+        num_samples += len(batch.inputs[0])
     return by_group(graph, names, totals / num_samples)
