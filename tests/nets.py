@@ -959,6 +959,29 @@ def called_twice():
 
 
 @net
+def shared_tower():
+    """Two images through the same convolution, norm and activation."""
+    x, y = keras.Input((5, 5, 2), name="x"), keras.Input((5, 5, 2), name="y")
+    conv, norm, relu = (
+        layers.Conv2D(4, 2, name="conv"),
+        layers.BatchNormalization(name="norm"),
+        layers.ReLU(name="relu"),
+    )
+    h = [layers.GlobalAveragePooling2D(name=f"mean_{k}")(relu(norm(conv(image)))) for k, image in enumerate([x, y])]
+    return [x, y], Dense(2, name="out")(layers.Concatenate(name="joined")(h))
+
+
+@net
+def shared_recurrent():
+    """Two sequences through the same recurrent layers, one of them in two directions."""
+    x, y = keras.Input((4, 2), name="x"), keras.Input((4, 2), name="y")
+    both = layers.Bidirectional(layers.GRU(3, return_sequences=True), name="both")
+    rows = layers.TimeDistributed(Dense(4, "tanh"), name="rows")
+    lstm = layers.LSTM(3, name="lstm")
+    return [x, y], Dense(2, name="out")(layers.Concatenate(name="joined")([lstm(rows(both(z))) for z in (x, y)]))
+
+
+@net
 def crossed_layers():
     """Units of two kinds, by attention between convolutions, and without cross connections between dense layers."""
     x = keras.Input((5, 5, 2), name="image")

@@ -102,6 +102,8 @@ SIZES = {
     "several_outputs": {"left": 5, "trunk": 6},
     "siamese": {"first": 6, "second": 4},
     "called_twice": {"one": 5},
+    "shared_tower": {"conv": 4},
+    "shared_recurrent": {"both/forward": 3, "rows": 4, "lstm": 3},
     "crossed_layers": {"first": 5, "crossed_conv": 4, "crossed_fully": 4, "crossed_dense": 3},
     "shared_weightless": {"left": 4, "right": 5},
     "tied_variables": {"last": 5},
@@ -132,10 +134,9 @@ def test_every_net(name):
     for group in graph.values():
         assert group.exits
         for member in group.members:
-            assert set(member.units[member.units >= 0]) == set(range(group.size))
-            if member.home is not None:
-                tensor, axis = member.home
-                assert tensor.shape[axis] == len(member.units)
+            for home in member.homes:
+                assert set(home.units[home.units >= 0]) == set(range(group.size))
+                assert home.tensor.shape[home.axis] == len(home.units) == len(home.own)
         counted = [parameters_without_unit(graph, group.start + unit) for unit in range(group.size)]
         assert group.parameters_per_unit == pytest.approx(np.mean(counted), abs=1e-9)
 
@@ -186,18 +187,34 @@ def test_exits_are_the_layers_that_contract():
 def test_home_is_behind_the_layers_that_follow_alone(name, member, home):
     model = NETS[name]()
     found = {m.name: m for group in unit_groups(model).values() for m in group.members}[member]
-    assert found.home[0]._keras_history.operation is model.get_layer(home)
+    assert found.homes[0].tensor._keras_history.operation is model.get_layer(home)
 
 
 def test_heads_have_no_home():
     (member,) = unit_groups(NETS["attention_self"]())["heads/heads"].members
-    assert member.home is None
+    assert member.homes == ()
+
+
+def test_a_layer_called_twice_has_a_home_for_each_call_as_far_as_both_are_followed_alike():
+    """Behind its own norm and activation if both calls go through them; where one alone is squashed, before that."""
+    x, y = keras.Input((3,)), keras.Input((3,))
+    shared, norm = keras.layers.Dense(4, name="shared"), keras.layers.BatchNormalization(name="norm")
+    other = keras.layers.Dense(2, name="other")
+    h = [keras.layers.ReLU()(norm(shared(tensor))) for tensor in (x, y)]
+    g = [other(x), keras.layers.Activation("tanh")(other(y))]
+    model = keras.Model([x, y], keras.layers.Dense(1)(keras.layers.Concatenate()([*h, *g])))
+    members = {m.name: m for group in unit_groups(model).values() for m in group.members}
+    tensors = {name: [home.tensor for home in member.homes] for name, member in members.items()}
+    assert [[id(own) for own in h], [id(node.outputs[0]) for node in other._inbound_nodes]] == [
+        [id(own) for own in tensors["shared"]],
+        [id(own) for own in tensors["other"]],
+    ]
 
 
 def test_positions_of_a_tied_reshape_belong_to_one_unit():
     """96 columns, 6 channels: column c shows unit c mod 6."""
     (member,) = unit_groups(NETS["reshape_tied"]())["project"].members
-    np.testing.assert_array_equal(member.units, np.arange(96) % 6)
+    np.testing.assert_array_equal(member.homes[0].units, np.arange(96) % 6)
 
 
 @pytest.mark.parametrize(
@@ -461,7 +478,7 @@ def test_a_layer_can_make_units_that_stay_and_units_that_go():
     graph = unit_groups(model)
     assert graph.fixed["projections"] == (1, "weighed: it is stretched over another axis")
     (member,) = graph["projections"].members
-    np.testing.assert_array_equal(member.units, [-1, 0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5])
+    np.testing.assert_array_equal(member.homes[0].units, [-1, 0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5])
     mask = keep_top(tfprune.saliency.weight_norm(model), 0.5)
     small = tfprune.remove(model, mask)
     assert small.get_layer("projections").filters == 1 + 2 * 3
@@ -470,7 +487,7 @@ def test_a_layer_can_make_units_that_stay_and_units_that_go():
 def test_units_of_a_slice_are_a_group():
     """A convolution cannot read nothing, so one unit of each slice stays."""
     graph = unit_groups(NETS["split_convolutions"]())
-    units = {name: np.flatnonzero(graph[name].members[0].units >= 0).tolist() for name in ("first", "first#2")}
+    units = {name: np.flatnonzero(graph[name].members[0].homes[0].units >= 0).tolist() for name in ("first", "first#2")}
     assert units == {"first": [0, 1, 2], "first#2": [3, 4, 5, 6]}
     assert graph["first"].exits == ("left",) and graph["first#2"].exits == ("right",)
 

@@ -67,7 +67,7 @@ def by_hand(model, inputs, replace):
 
 
 @pytest.mark.parametrize(
-    "name", ["dense_chain", "conv_2d", "channels_first", "batch_norm", "layer_norm", "concatenate"]
+    "name", ["dense_chain", "conv_2d", "channels_first", "batch_norm", "layer_norm", "concatenate", "shared_tower"]
 )
 @pytest.mark.parametrize("relative", [False, True])
 def test_what_stands_in_is_seen_by_all_readers(name, relative):
@@ -80,13 +80,14 @@ def test_what_stands_in_is_seen_by_all_readers(name, relative):
         member = member_of(graph, group.name)
         off = np.arange(group.size) % 2 == 0
         values = generator.normal(size=group.size)
-        tensor, axis = member.home
+        homes = {id(home.tensor): home for home in member.homes}
 
-        def replace(own, value, tensor=tensor, axis=axis, off=off, values=values, units=member.units):
-            if own is not tensor:
+        def replace(own, value, homes=homes, off=off, values=values):
+            if id(own) not in homes:
                 return value
+            axis = homes[id(own)].axis
             h = np.moveaxis(np.array(value), axis, -1)
-            for position, unit in enumerate(units):
+            for position, unit in enumerate(homes[id(own)].units):
                 if unit >= 0 and off[unit]:
                     h[..., position] = values[unit] + (h[..., position] if relative else 0.0)
             return keras.ops.convert_to_tensor(np.moveaxis(h, -1, axis))

@@ -11,7 +11,8 @@ from keras import layers
 from nets import NETS, inputs_for, outputs_of
 from replicas import lstm
 
-from tfprune import LayerValues, neurons, unit_groups
+from tfprune import LayerValues, neurons, unit_groups, with_on_nodes
+from tfprune.masking import has_values_before, masked_before
 from tfprune.neurons import activations, class_shift, control
 
 
@@ -106,6 +107,85 @@ def test_a_state_is_replaced_where_a_dense_layer_reads_it():
     built = control(model, {"lstm": range(4)}, 0.25)
     found = np.asarray(built(np.ones((2, 5, 3), "float32")))
     np.testing.assert_allclose(found, np.tile(0.25 * kernel.sum(axis=0) + bias, (2, 1)), rtol=1e-5)
+
+
+NOT_THE_SAME = {
+    "einsum_per_unit": "their kernel per unit has a bias",
+    "depthwise_conv_1d": "their kernel per unit has a bias",
+    "channels_first": "a norm behind a transposition moves zero",
+    "time_distributed": "a norm behind their activation, inside TimeDistributed, moves zero",
+    "batch_norm": "a norm that others share moves zero",
+    "layer_norm": "its lengths are those of what is left",
+    "group_norm": "its lengths are those of what is left",
+    "mixer": "its lengths are those of what is left",
+    "constant_arrays": "constants are added to them",
+    "recurrent_cells": "a mask ends the states c, too",
+    "lstm_states": "a mask ends the states c, too",
+    "attention_grouped": "what attention gives out is tied to them",
+}
+"""Where a unit that is held at zero is not a masked one, and why."""
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_held_at_zero_is_masked(name):
+    """Units of one layer that show: a mask acts where they are read, and sees the same zero."""
+    model = NETS[name]()
+    graph, inputs = unit_groups(model), inputs_for(model)
+    alike = []
+    for group in graph.values():
+        if len(group.members) > 1 or not group.members[0].homes:
+            continue
+        off, mask = np.arange(group.size) % 2 == 0, np.ones((1, graph.num_units), "float32")
+        mask[0, group.start :][: group.size][off] = 0.0
+        held = outputs_of(control(model, {group.name: off}, 0.0), inputs)
+        masked = outputs_of(with_on_nodes(model), [*inputs, mask])
+        alike.append(np.allclose(held, masked, rtol=1e-3, atol=1e-4))
+    assert all(alike) is (name not in NOT_THE_SAME)
+
+
+def shows_what_its_layer_gives(group, graph):
+    """Whether the units of one layer alone show in what it gives out, without an activation."""
+    (member, *others) = group.members
+    given = {id(node.outputs[0]) for node in member.operation._inbound_nodes}
+    linear = getattr(member.operation, "activation", None) in (None, keras.activations.linear)
+    made = member.homes and given.issuperset(id(home.tensor) for home in member.homes)
+    return not others and made and linear and has_values_before(graph, group.name)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_held_is_replaced_before_a_linear_activation(name, generator):
+    """`place="before"` and holding meet where there is no activation, one group at a time of a mask of all."""
+    model = NETS[name]()
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.Dense | layers.Conv2D | layers.EinsumDense):
+            layer.activation = keras.activations.linear
+    graph, inputs = unit_groups(model), inputs_for(model)
+    chosen = [group for group in graph.values() if has_values_before(graph, group.name)]
+    if not any(shows_what_its_layer_gives(group, graph) for group in chosen):
+        pytest.skip("no units show in what their layers give out")
+    values = LayerValues({group.name: generator.normal(size=group.size) for group in chosen})
+    names = [f"{own.name}#1" if f"{own.name}#2" in graph else own.name for own in chosen]
+    masked = masked_before(model, names, values).model
+    for group in chosen:
+        if shows_what_its_layer_gives(group, graph):
+            off = np.arange(group.size) % 2 == 0
+            held = outputs_of(control(model, {group.name: off}, LayerValues({group.name: values[group.name]})), inputs)
+            mask = np.concatenate([~off if own is group else np.ones(own.size) for own in chosen])
+            found = outputs_of(masked, [*inputs, mask[None].astype("float32")])
+            tolerance = 1e-2 if name == "mixed_precision" else 1e-4
+            np.testing.assert_allclose(found, held, rtol=1e-3, atol=tolerance)
+
+
+def test_every_call_of_a_recurrent_layer_goes_on_from_what_stands_in(generator):
+    x, y = keras.Input((6, 3), name="x"), keras.Input((6, 3), name="y")
+    shared = layers.LSTM(4, return_sequences=True, name="shared")
+    model = randomise(keras.Model([x, y], layers.Dense(2, name="out")(layers.Concatenate()([shared(x), shared(y)]))))
+    given = [generator.normal(size=(5, 6, 3)).astype("float32") for _ in range(2)]
+    off, number = np.array([False, True, True, False]), 0.4
+    hidden = [lstm(own, *shared.get_weights(), lambda h, sample, step: np.where(off, number, h))[0] for own in given]
+    kernel, bias = model.get_layer("out").get_weights()
+    found = np.asarray(control(model, {"shared": off}, number)(given))
+    np.testing.assert_allclose(found, np.concatenate(hidden, axis=-1) @ kernel + bias, rtol=1e-4, atol=1e-5)
 
 
 def two_directions(merge_mode="concat"):
@@ -231,7 +311,7 @@ def test_steps_that_do_not_exist_and_rankings():
 
 def test_heads_of_attention_cannot_be_held():
     model = NETS["attention_self"]()
-    heads = next(name for name, group in unit_groups(model).items() if group.members[0].home is None)
+    heads = next(name for name, group in unit_groups(model).items() if not group.members[0].homes)
     with pytest.raises(ValueError, match="heads of attention, which show in no tensor"):
         control(model, {heads: 0}, 1.0)
 

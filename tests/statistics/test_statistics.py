@@ -25,7 +25,16 @@ SAMPLE = [
     ],
     *["embedding_mask", "lstm_stacked", "encoder_decoder_lstm", "bidirectional_sum", "time_distributed"],
     *["transformer_block", "batch_norm", "group_norm", "prelu", "shuffle", "reshape_tied", "mixer", "concatenate"],
-    *["called_twice", "nested_twice", "nested_in_nested", "ops_slices", "mixed_precision"],
+    *[
+        "called_twice",
+        "siamese",
+        "shared_tower",
+        "shared_recurrent",
+        "nested_twice",
+        "nested_in_nested",
+        "ops_slices",
+        "mixed_precision",
+    ],
 ]
 
 
@@ -66,15 +75,15 @@ def test_units_at_home(name):
     statistics = unit_statistics(model, x, covariance=True)
     assert set(statistics.skipped) | set(statistics.mean) == set(graph)
     for group in graph.values():
-        homes = {(id(member.home[0]), member.home[1]): member for member in group.members if member.home is not None}
+        homes = {(id(home.tensor), home.axis): home for member in group.members for home in member.homes}
         if "/" in group.name or not homes:
             continue
-        read = values_of(model, [member.home[0] for member in homes.values()], x)
+        read = values_of(model, [home.tensor for home in homes.values()], x)
         for unit in range(group.size):
             own = np.concatenate(
                 [
-                    rows_along(value, member.home[1])[:, member.units == unit].ravel()
-                    for value, member in zip(read, homes.values(), strict=True)
+                    rows_along(value, home.axis)[:, home.units == unit].ravel()
+                    for value, home in zip(read, homes.values(), strict=True)
                 ]
             )
             expected = (own.mean(), own.var(), own.min(), own.max(), (own == 0).mean())
@@ -84,6 +93,24 @@ def test_units_at_home(name):
         np.testing.assert_allclose(
             np.diagonal(statistics.covariance[group.name]), statistics.variance[group.name], rtol=1e-9, atol=1e-12
         )
+
+
+def test_a_layer_called_twice_pools_both_calls():
+    """A unit that is off at the first call alone is not off."""
+    x, y = keras.Input((3,), name="x"), keras.Input((3,), name="y")
+    shared, relu = keras.layers.Dense(4, name="shared"), keras.layers.ReLU(name="relu")
+    h = keras.layers.Concatenate()([relu(shared(tensor)) for tensor in (x, y)])
+    model = randomise(keras.Model([x, y], keras.layers.Dense(1)(h)))
+    left, right = inputs_for(model, 10)
+    shared.bias.assign([0.0, 0.0, 0.0, 10.0])
+    shared.kernel.assign(np.eye(3, 4))
+    left[:, 0], right[:, 0] = -1.0, 1.0
+    rows = np.maximum(np.concatenate([left, right]) @ np.eye(3, 4) + [0, 0, 0, 10], 0.0)
+    statistics = unit_statistics(model, [left, right])
+    assert statistics.counts["shared"] == 20
+    np.testing.assert_allclose(statistics.zero_fraction["shared"], (rows == 0).mean(axis=0))
+    assert statistics.zero_fraction["shared"][0] == 0.5
+    np.testing.assert_allclose(statistics.variance["shared"], rows.var(axis=0), rtol=1e-4, atol=1e-9)
 
 
 def test_a_nested_model_called_twice_pools_both_calls():

@@ -9,6 +9,7 @@ import numpy as np
 from keras import layers
 
 from tfprune.graph import Group, Member
+from tfprune.graph.groups import Home
 from tfprune.graph.wiring import Wiring
 from tfprune.layers import ONLSTM
 
@@ -22,18 +23,17 @@ def auto_centre(wiring: Wiring, group: Group, *, at_home: bool = True) -> np.nda
     It is 0.5 for a sigmoid and 0 for all else; a batch normalization behind it moves it along, unless `at_home` is
     False. Of several layers that make the same units it is the mean.
     """
-    shown = [member for member in group.members if member.home is not None]
-    centres = [
-        _at_home(wiring, member, group.size) if at_home else np.full(group.size, _of(_own_activation(member.operation)))
-        for member in shown
-    ]
+    centres = []
+    for member in group.members:
+        own = np.full(group.size, _of(_own_activation(member.operation)))
+        centres += [_at_home(wiring, member, home, group.size) if at_home else own for home in member.homes]
     return np.mean(centres, axis=0) if centres else np.zeros(group.size)
 
 
-def between(wiring: Wiring, member: Member) -> list[Any]:
+def between(wiring: Wiring, member: Member, home: Home) -> list[Any]:
     """Returns the operations between the layer that makes units and their home, in the order in which they run."""
     steps: list[Any] = []
-    tensor = wiring.origin(member.home[0])
+    tensor = wiring.origin(home.tensor)
     node = wiring.makers.get(id(tensor))
     while node is not None and node.operation is not member.operation:
         if isinstance(node.operation, layers.Wrapper) or len(node.input_tensors) != 1:
@@ -43,9 +43,9 @@ def between(wiring: Wiring, member: Member) -> list[Any]:
     return steps[::-1]
 
 
-def _at_home(wiring: Wiring, member: Member, size: int) -> np.ndarray:
-    positions = np.full(len(member.units), _of(_own_activation(member.operation)))
-    for step in between(wiring, member):
+def _at_home(wiring: Wiring, member: Member, home: Home, size: int) -> np.ndarray:
+    positions = np.full(len(home.units), _of(_own_activation(member.operation)))
+    for step in between(wiring, member, home):
         if isinstance(step, layers.BatchNormalization):
             positions = _normalized(step, positions)
         elif isinstance(step, layers.Activation):
@@ -54,7 +54,7 @@ def _at_home(wiring: Wiring, member: Member, size: int) -> np.ndarray:
             )
         elif isinstance(step, _NONLINEAR):
             positions = 0 * positions
-    first = [np.flatnonzero(member.units == unit)[0] for unit in range(size)]
+    first = [np.flatnonzero(home.units == unit)[0] for unit in range(size)]
     return positions[first]
 
 

@@ -119,15 +119,18 @@ def _activation_vectors(graph: UnitGraph, names: tuple[str, ...], data: Any) -> 
     ]
     # Where several layers make a unit together, it is what they make together that shows.
     single = [name for name in names if len(graph[name].members) == 1]
-    states = [(exit, name) for exit in hidden for name in single if len(_inside(graph, exit, graph[name]))]
+    states = {name: [exit for exit in hidden if len(_inside(graph, exit, graph[name]))] for name in single}
+    states = {name: exits for name, exits in states.items() if exits}
     inside = set()
     if states:
-        measured = exit_statistics(graph.model, data, [exit for exit, _ in states])
+        measured = exit_statistics(graph.model, data, [exit for exits in states.values() for exit in exits])
         wiring = Wiring(graph.model)
-        for exit, name in states:
-            if any(not isinstance(step, _SAME) for step in between(wiring, graph[name].members[0])):
+        for name, exits in states.items():
+            (member,) = graph[name].members
+            steps = [step for home in member.homes for step in between(wiring, member, home)]
+            if any(not isinstance(step, _SAME) for step in steps):
                 inside.add(name)
-            found[name] = _with_states(graph, measured, exit, graph[name], found[name], alone=name in inside)
+            found[name] = _with_states(graph, measured, exits, graph[name], found[name], alone=name in inside)
     return {name: found[name] for name in names}, inside
 
 
@@ -137,27 +140,28 @@ def _inside(graph: UnitGraph, exit: Exit, group: Group) -> np.ndarray:
 
 
 def _with_states(
-    graph: UnitGraph, measured: ExitStatistics, exit: Exit, group: Group, home: Vectors, *, alone: bool
+    graph: UnitGraph, measured: ExitStatistics, exits: list[Exit], group: Group, home: Vectors, *, alone: bool
 ) -> Vectors:
     """Adds the states of a recurrent layer between its steps to its last ones; the zeros that it starts with are out.
 
     Where the units show only behind a normalization, the states between the steps stand alone.
     """
-    moments = measured[exit]
-    own = pooled(moments.mean, moments.covariance, graph.columns(exit.ids) - group.start, group.size, moments.count)
-    node = exit.node
-    given = node.arguments.kwargs.get("initial_state") is not None or len(node.input_tensors) > 1
-    zeros = 0 if given else home.count
-    count = own.count - zeros
-    if count < 1:
+    parts = [] if alone else [(home.count, home.mean, home.around(0.0).products)]
+    for exit in exits:
+        moments, node = measured[exit], exit.node
+        own = pooled(moments.mean, moments.covariance, graph.columns(exit.ids) - group.start, group.size, moments.count)
+        given = node.arguments.kwargs.get("initial_state") is not None or len(node.input_tensors) > 1
+        # Each call shows as many last states.
+        count = own.count - (0 if given else home.count // len(exits))
+        if count >= 1:
+            scale = own.count / count
+            parts.append((count, own.mean * scale, own.around(0.0).products * scale))
+    if not parts:
         return home
-    mean, raw = own.mean * own.count / count, own.around(0.0).products * own.count / count
-    if not alone:
-        whole = count + home.count
-        mean = (count * mean + home.count * home.mean) / whole
-        raw = (count * raw + home.count * home.around(0.0).products) / whole
-        count = whole
-    return Vectors(mean, raw - np.outer(mean, mean), home.centre, count)
+    whole = sum(count for count, _, _ in parts)
+    mean = sum(count * own for count, own, _ in parts) / whole
+    raw = sum(count * own for count, _, own in parts) / whole
+    return Vectors(mean, raw - np.outer(mean, mean), home.centre, whole)
 
 
 _SAME = (keras.layers.Dropout, keras.layers.GaussianNoise, keras.layers.GaussianDropout, keras.layers.AlphaDropout)
@@ -197,17 +201,17 @@ def reader_vectors(graph: UnitGraph, names: Iterable[str], data: Any) -> dict[tu
 
 
 def _at_home(graph: UnitGraph, wiring: Wiring, exit: Exit, group: Group) -> bool:
-    homes = [member.home for member in group.members]
+    homes = [home for member in group.members for home in member.homes]
     if exit.tensor is None:
         # Heads of attention have no other place to be measured at.
         return not isinstance(exit.operation, keras.layers.RNN)
-    if len(homes) != 1 or homes[0] is None:
+    if len(homes) != 1:
         return False
     layer = group.members[0].operation
     if isinstance(layer, keras.layers.RNN) and not layer.return_sequences:
         # Its vectors hold all steps, not only the one that it gives out.
         return False
-    return wiring.origin(pulled_back(graph, wiring, exit).tensor) is wiring.origin(homes[0][0])
+    return wiring.origin(pulled_back(graph, wiring, exit).tensor) is wiring.origin(homes[0].tensor)
 
 
 def _at_reader(graph: UnitGraph, statistics: ExitStatistics, exit: Exit, group: Group) -> Vectors | None:

@@ -22,25 +22,38 @@ from tfprune.units import check_flags, check_like, describe_unknown
 
 
 @dataclass(frozen=True, eq=False)
+class Home:
+    """Where the units that a layer makes are to be looked at.
+
+    Attributes:
+        tensor: of the graph.
+        axis: of the tensor.
+        units: for each position along the axis, the unit's place within the group; -1 for other positions.
+        own: the same for the positions of this layer alone, where others make the units beside it (the directions of a
+            Bidirectional).
+    """
+
+    tensor: Any
+    axis: int
+    units: np.ndarray
+    own: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Member:
     """A layer that makes the units of a group.
 
     Attributes:
         name: the layer's name, `outer/inner` inside a nested model.
         operation: the layer.
-        home: `(tensor, axis)` of the graph where its units are to be looked at, or None if no tensor shows them (the
+        homes: where its units are to be looked at, one for each call of the layer; empty if no tensor shows them (the
             heads of attention).
-        units: for each position along the home's axis, the unit's place within the group; -1 for other positions.
-        own: the same for the positions of this layer alone, where others make the units beside it (the directions of a
-            Bidirectional).
         ids: the ids of its units, which no other layer has.
     """
 
     name: str
     operation: Any
-    home: tuple[Any, int] | None
-    units: np.ndarray
-    own: np.ndarray
+    homes: tuple[Home, ...]
     ids: np.ndarray
 
 
@@ -200,10 +213,12 @@ class UnitGraph(Mapping[str, Group]):
         return f"layers: {name!r} is not a layer of model {self.model.name!r}.{hint} {known}"
 
     def _member(self, emitter: Any, start: int, size: int) -> Member:
-        ids = emitter.ids if emitter.home is None else self.records.signals[id(emitter.home[0])].axes[emitter.home[1]]
-        units = self.units_along(ids, start, size)
-        own = self.units_along(ids, start, size, emitter.ids)
-        return Member(emitter.name, emitter.operation, emitter.home, units, own, emitter.ids)
+        homes = []
+        for spot in emitter.homes:
+            ids = self.records.signals[id(spot.tensor)].axes[spot.axis]
+            own = self.units_along(ids, start, size, emitter.ids)
+            homes.append(Home(spot.tensor, spot.axis, self.units_along(ids, start, size), own))
+        return Member(emitter.name, emitter.operation, tuple(homes), emitter.ids)
 
     def units_along(self, ids: np.ndarray, start: int, size: int, own: np.ndarray | None = None) -> np.ndarray:
         """Returns for each position of an axis the unit of a group that it holds, -1 for none.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import keras
@@ -13,7 +12,7 @@ from keras import tree
 
 from tfprune.graph import rows_applications, rows_crossing, rows_merge, rows_ops, rows_sequence  # noqa: F401  (they fill the table)
 from tfprune.graph.checks import check_outputs
-from tfprune.graph.step import Axes, Records, Signal, Step, signal_of
+from tfprune.graph.step import Axes, Records, Signal, Spot, Step, signal_of
 from tfprune.graph.table import row_of
 from tfprune.graph.walk import functional, is_graph, nodes_of, run
 
@@ -42,7 +41,7 @@ class _Reader:
         self.records = Records()
         self._nested: dict[int, tuple[list[Signal], list[Signal]]] = {}
         self._tied: dict[int, str] = {}
-        self._at_home: dict[int, list[tuple]] = {}
+        self._at_home: dict[int, list[list[Spot]]] = {}
         self._closed: list[tuple[str, Any]] = []
 
     def add_shared_variables(self, model: keras.Model) -> None:
@@ -72,15 +71,12 @@ class _Reader:
         def call(node: Any, args: tuple, kwargs: dict) -> list[Signal]:
             name = prefix + node.operation.name
             signals = [leaf for leaf in tree.flatten((args, kwargs)) if isinstance(leaf, Signal)]
-            known = len(self.records.emitters)
-            nested = is_graph(node.operation)
-            if nested:
+            if is_graph(node.operation):
                 axes = self._nested_call(node, signals, name)
             else:
                 axes = self._layer_call(node, args, kwargs, signals, name)
             outputs = [signal_of(tensor, own) for tensor, own in zip(node.outputs, axes, strict=True)]
-            new = 0 if nested else len(self.records.emitters) - known
-            self._settle_homes(row_of(node.operation), signals, outputs, readers, new)
+            self._settle_homes(node, signals, outputs, readers)
             self.records.signals.update({id(signal.tensor): signal for signal in outputs})
             return outputs
 
@@ -137,20 +133,21 @@ class _Reader:
             return "it is quantised; remove units first, then quantise"
         return None
 
-    def _settle_homes(self, row: Any, inputs: list[Signal], outputs: list[Signal], readers: Counter, new: int) -> None:
-        """Gives new units their home, and moves homes behind a layer that alone reads them, each unit by itself."""
-        emitters = self.records.emitters
-        for key in list(emitters)[len(emitters) - new :] if new else []:
-            self._settle(key, _home(outputs, emitters[key].ids))
+    def _settle_homes(self, node: Any, inputs: list[Signal], outputs: list[Signal], readers: Counter) -> None:
+        """Says where the units of this call show, and goes on behind a layer that alone reads what shows them."""
+        for emitter in self.records.made.pop(id(node), ()):
+            home = _home(outputs, emitter.ids)
+            if home is not None:
+                self._settle(emitter.trails[node], Spot(*home, node.operation))
+        row = row_of(node.operation)
         if row is None or not row.follows or len(inputs) != 1 or readers[id(inputs[0].tensor)] != 1:
             return
-        for key in self._at_home.pop(id(inputs[0].tensor), []):
-            self._settle(key, (outputs[0].tensor, emitters[key].home[1]))
+        for trail in self._at_home.pop(id(inputs[0].tensor), []):
+            self._settle(trail, Spot(outputs[0].tensor, trail[-1].axis, node.operation))
 
-    def _settle(self, key: tuple, home: tuple[Any, int] | None) -> None:
-        self.records.emitters[key] = replace(self.records.emitters[key], home=home)
-        if home is not None:
-            self._at_home.setdefault(id(home[0]), []).append(key)
+    def _settle(self, trail: list[Spot], spot: Spot) -> None:
+        trail.append(spot)
+        self._at_home.setdefault(id(spot.tensor), []).append(trail)
 
 
 def _home(outputs: list[Signal], ids: np.ndarray) -> tuple[Any, int] | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import keras
 import numpy as np
 
 from tfprune.graph.checks import check_weight, named
@@ -82,13 +83,51 @@ class Exit:
 
 
 @dataclass(frozen=True, eq=False)
+class Spot:
+    """Where units can be looked at: `axis` of `tensor`, which is what `operation` gives out."""
+
+    tensor: Any
+    axis: int
+    operation: Any
+
+
+@dataclass(frozen=True, eq=False)
 class Emitter:
-    """A layer whose kernel makes the units `ids`; `home` is where to look at them: `(tensor, axis)`."""
+    """A layer whose kernel makes the units `ids`.
+
+    Attributes:
+        trails: for each node that calls it, where its units show: in what it gives out, then behind each layer that
+            alone reads what came before; empty where they show in no tensor.
+    """
 
     operation: Any
     name: str
     ids: np.ndarray
-    home: tuple[Any, int] | None = None
+    trails: dict[Any, list[Spot]] = field(default_factory=dict)
+
+    @property
+    def homes(self) -> tuple[Spot, ...]:
+        """Where to look at the units: a spot for each call, as far behind it as all calls are followed alike."""
+        calls = [node for node, own in self.trails.items() if own]
+        if len(calls) > 1:
+            calls.sort(key=lambda node: node.operation._inbound_nodes.index(node))
+        trails = [self.trails[node] for node in calls]
+        depth = 0
+        for spots in zip(*trails, strict=False):
+            if not all(_does_the_same(spot.operation, spots[0].operation) for spot in spots):
+                break
+            depth += 1
+        return tuple(own[depth - 1] for own in trails)
+
+
+def _does_the_same(one: Any, other: Any) -> bool:
+    """Whether two operations are one, or of one class and one config without weights."""
+    if one is other:
+        return True
+    if type(one) is not type(other) or not isinstance(one, keras.Layer) or one.weights or other.weights:
+        return False
+    mine, theirs = one.get_config(), other.get_config()
+    return {**mine, "name": ""} == {**theirs, "name": ""}
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +170,7 @@ class Records:
     ids: Ids = field(default_factory=Ids)
     exits: list[Exit] = field(default_factory=list)
     emitters: dict[tuple[int, str], Emitter] = field(default_factory=dict)
+    made: dict[int, list[Emitter]] = field(default_factory=dict)
     weights: dict[int, WeightAxes] = field(default_factory=dict)
     edits: dict[int, dict[tuple, Edit]] = field(default_factory=dict)
     call_edits: dict[int, list[Edit]] = field(default_factory=dict)
@@ -172,7 +212,11 @@ class Step:
         if key not in self.records.emitters:
             name = f"{self.name}/{slot}" if slot else self.name
             self.records.emitters[key] = Emitter(self.operation, name, self.records.ids.new(count))
-        return self.records.emitters[key].ids
+        emitter = self.records.emitters[key]
+        if self.node not in emitter.trails:
+            emitter.trails[self.node] = []
+            self.records.made.setdefault(id(self.node), []).append(emitter)
+        return emitter.ids
 
     def fix(self, ids: np.ndarray | None, reason: str) -> None:
         """Says that these units must stay."""

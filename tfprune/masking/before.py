@@ -28,11 +28,14 @@ class Maker(NamedTuple):
 def has_values_before(graph: UnitGraph, name: str) -> bool:
     """Whether every layer that makes the units of a group gives them out before its nonlinearity.
 
-    A recurrent layer applies its own inside the recurrence, and heads of attention show in no tensor.
+    A recurrent layer applies its own inside the recurrence, a wrapper that of the layer inside it, and heads of
+    attention show in no tensor.
     """
     members = {member.name for member in graph[name].members}
     makers = [maker for maker in graph.records.emitters.values() if maker.name in members]
-    return all(not isinstance(maker.operation, _HIDDEN) for maker in makers) and not _inside(graph, makers)
+    wrapped = any(node.operation is not maker.operation for maker in makers for node in maker.trails)
+    hidden = any(isinstance(maker.operation, _HIDDEN) for maker in makers)
+    return not wrapped and not hidden and not _inside(graph, makers)
 
 
 _HIDDEN = (
@@ -125,21 +128,24 @@ class SplitAtUnits:
             columns[graph[name].start :][:size] = np.arange(start, start + size)
             start += size
         self._copies: dict[int, tuple[Any, Any]] = {}
-        self._makers: dict[int, Callable[[np.ndarray], np.ndarray]] = {}
+        self._columns_of = lambda ids: columns[graph.columns(ids)]
+        self._makes: dict[int, list[np.ndarray]] = {}
         for emitter in graph.records.emitters.values():
-            if (columns[graph.columns(emitter.ids)] >= 0).any():
-                self._makers[id(emitter.operation)] = lambda ids: columns[graph.columns(ids)]
+            if (self._columns_of(emitter.ids) >= 0).any():
+                self._makes.setdefault(id(emitter.operation), []).append(emitter.ids)
 
     def run(self, inputs: list[Any], act: Callable[[Any, Any, Maker], Any]) -> list[Any]:
         """Runs the model; `act(layer, h, maker)` sees units before the nonlinearity and gives what goes into it."""
 
         def call(node: Any, args: tuple, kwargs: dict) -> list[Any]:
-            maker = self._maker(node)
-            layer = self._unique(node.operation, linear=maker is not None)
+            makers = self._makers(node)
+            layer = self._unique(node.operation, linear=bool(makers))
             outputs = keras.tree.flatten(layer(*args, **kwargs))
-            if maker is None:
+            if not makers:
                 return outputs
-            h = act(layer, outputs[0], maker)
+            h = outputs[0]
+            for maker in makers:
+                h = act(layer, h, maker)
             activation = getattr(node.operation, "activation", None)
             return [h if activation is None else keras.layers.Activation(activation, dtype=h.dtype)(h)]
 
@@ -160,12 +166,14 @@ class SplitAtUnits:
             self._copies[id(layer)] = (layer, copied(layer, **changes))
         return self._copies[id(layer)][1]
 
-    def _maker(self, node: Any) -> Maker | None:
-        columns_of = self._makers.get(id(node.operation))
-        if columns_of is None or len(node.outputs) != 1:
-            return None
+    def _makers(self, node: Any) -> list[Maker]:
+        """Returns one for each axis along which a call makes units; units that it passes on are not made by it."""
+        made = self._makes.get(id(node.operation))
+        if made is None or len(node.outputs) != 1:
+            return []
+        found = []
         for axis, ids in enumerate(self._signals[id(node.outputs[0])].axes):
-            columns = None if ids is None else columns_of(ids)
-            if columns is not None and (columns >= 0).any():
-                return Maker(axis, columns)
-        return None
+            if ids is not None:
+                columns = np.where(np.isin(ids, np.concatenate(made)), self._columns_of(ids), -1)
+                found += [Maker(axis, columns)] if (columns >= 0).any() else []
+        return found

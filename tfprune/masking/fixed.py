@@ -12,7 +12,7 @@ from keras import tree
 
 from tfprune.borders import warn
 from tfprune.graph import UnitGraph, unit_groups
-from tfprune.graph.groups import Group, Member
+from tfprune.graph.groups import Group, Home, Member
 from tfprune.graph.walk import fresh_input, functional, run
 from tfprune.layers import (
     DirectionReplacement,
@@ -152,12 +152,12 @@ def member_of(graph: UnitGraph, name: str) -> Member:
         groups = ", ".join(own.name for own in graph.values() if any(name == member.name for member in own.members))
         raise ValueError(f"neurons: layer {name!r} makes several groups. Name one of them: {groups}.")
     merging = _bidirectional_of(graph, found[0])
-    if found[0].home is None and merging is not None:
+    if not found[0].homes and merging is not None:
         raise ValueError(
             f"neurons: the directions of {merging.name!r} are merged by {merging.merge_mode!r}, so that no tensor "
             f"shows {name!r} alone. Name its group to hold what both give together: {group_of(graph, found[0]).name!r}."
         )
-    if found[0].home is None:
+    if not found[0].homes:
         raise ValueError(
             f"neurons: the units of {name!r} are heads of attention, which show in no tensor, so that nothing can "
             "stand in for one. tfprune.with_on_nodes switches them off."
@@ -183,7 +183,8 @@ def _warn_of_others(graph: UnitGraph, name: str, member: Member) -> None:
     # Directions of one layer show together, side by side or merged.
     around = _bidirectional_of(graph, member)
     made = [own for own in made if around is None or _bidirectional_of(graph, own) is not around]
-    others = [own.name for own in made if own.home is None or own.home[0] is not member.home[0]]
+    shown = {id(home.tensor) for home in member.homes}
+    others = [own.name for own in made if shown != {id(home.tensor) for home in own.homes}]
     if others:
         warn(
             f"neurons: the units of {name!r} are made by several layers, whose outputs are added or read together: "
@@ -194,19 +195,21 @@ def _warn_of_others(graph: UnitGraph, name: str, member: Member) -> None:
 
 
 def _check_steps(name: str, member: Member, positions: Sequence[int] | str) -> None:
-    tensor, axis = member.home
-    if len(tensor.shape) != 3 or axis % 3 != 2:
-        raise ValueError(
-            f"positions: the units of {name!r} show in a tensor of shape {tuple(tensor.shape)}, which has no axis of "
-            "steps; expected (batch, steps, units). Leave positions out, or take units of a layer that gives sequences."
-        )
-    steps = tensor.shape[1]
-    beyond = [] if steps is None or isinstance(positions, str) else [p for p in positions if not -steps <= p < steps]
-    if beyond:
-        raise ValueError(
-            f"positions: the units of {name!r} show at {steps} steps, 0 to {steps - 1} or -1 to -{steps}; received "
-            f"{beyond[0]}."
-        )
+    for home in member.homes:
+        shape = tuple(home.tensor.shape)
+        if len(shape) != 3 or home.axis % 3 != 2:
+            raise ValueError(
+                f"positions: the units of {name!r} show in a tensor of shape {shape}, which has no axis of steps; "
+                "expected (batch, steps, units). Leave positions out, or take units of a layer that gives sequences."
+            )
+        steps = shape[1]
+        given = [] if steps is None or isinstance(positions, str) else positions
+        beyond = [position for position in given if not -steps <= position < steps]
+        if beyond:
+            raise ValueError(
+                f"positions: the units of {name!r} show at {steps} steps, 0 to {steps - 1} or -1 to -{steps}; received "
+                f"{beyond[0]}."
+            )
 
 
 class _HomeBuilder(GraphBuilder):
@@ -221,13 +224,14 @@ class _HomeBuilder(GraphBuilder):
     ):
         super().__init__(graph)
         self.positions = positions
-        self.homes: dict[int, list[_Part]] = {}
+        self.homes: dict[int, list[tuple[_Part, Home]]] = {}
         self._parts: list[_Part] = []
         self.num_columns = 0
         for name, member in members.items():
             part = _Part(member, group_of(graph, member), stand_ins[name], self.num_columns)
             self._parts.append(part)
-            self.homes.setdefault(id(member.home[0]), []).append(part)
+            for home in member.homes:
+                self.homes.setdefault(id(home.tensor), []).append((part, home))
             self.num_columns += len(part.own.off)
 
     def build(self, model: keras.Model, name: str, fixed: FixedOnNodes | None = None) -> keras.Model:
@@ -287,6 +291,7 @@ class _HomePlace:
         self._builder = builder
         self._on_nodes = on_nodes
         self._positions = positions
+        self._twins: dict[int, Any] = {}
 
     def call(self, node: Any, args: tuple, kwargs: dict) -> list[Any]:
         """Calls a node's operation and replaces the units that show in what it gives."""
@@ -299,9 +304,9 @@ class _HomePlace:
         else:
             outputs = tree.flatten(self._builder.copy(node.operation)(*args, **kwargs))
         for number, reference in enumerate(node.outputs):
-            for part in self._builder.homes.get(id(reference), ()):
+            for part, home in self._builder.homes.get(id(reference), ()):
                 h = outputs[number]
-                outputs[number] = self._replaced(h, part, part.member.own, part.member.home[1], self._at(h))
+                outputs[number] = self._replaced(h, part, home.own, home.axis, self._at(h))
         return outputs
 
     def _replaced(self, h: Any, part: _Part, units: np.ndarray, axis: int, at: Any = None) -> Any:
@@ -331,15 +336,17 @@ class _HomePlace:
         self, operation: Any, args: tuple, kwargs: dict, twin_class: type, rows: list[tuple[_Part, np.ndarray] | None]
     ) -> list[Any]:
         """Calls the twin of a recurrent layer, and replaces the units in the states h that it gives out last."""
-        found = [([], None) if own is None else own[0].own.along(own[1]) for own in rows]
-        twin = twin_class(
-            operation,
-            [values for values, _ in found],
-            relative=any(own is not None and own[0].own.relative for own in rows),
-            directions=[directions for _, directions in found],
-            name=operation.name,
-            dtype=operation.dtype_policy,
-        )
+        if id(operation) not in self._twins:
+            found = [([], None) if own is None else own[0].own.along(own[1]) for own in rows]
+            self._twins[id(operation)] = twin_class(
+                operation,
+                [values for values, _ in found],
+                relative=any(own is not None and own[0].own.relative for own in rows),
+                directions=[directions for _, directions in found],
+                name=operation.name,
+                dtype=operation.dtype_policy,
+            )
+        twin = self._twins[id(operation)]
         at = self._at(args[0])
         asked = {} if at is None else {"positions": at}
         on_nodes = [None if own is None else self._row(*own) for own in rows]

@@ -69,34 +69,25 @@ def _places_of(name: str, graph: UnitGraph, wiring: Wiring, nodes: dict[str, lis
     if not isinstance(name, str):
         raise ValueError(graph.unknown(name))
     if name in graph:
-        return {name: _shown(graph, graph[name], graph[name].members[0].name, wiring, nodes)}
+        return {name: _shown(graph[name], graph[name].members[0].name, wiring)}
     makes = [group for group in graph.values() if name in {member.name for member in group.members}]
     if len(makes) == 1:
-        return {name: _shown(graph, makes[0], name, wiring, nodes)}
+        return {name: _shown(makes[0], name, wiring)}
     holds = any(own.name.startswith(f"{name}/") for group in graph.values() for own in group.members)
     if name in nodes and not makes and not holds:
         return {name: [_output(node, wiring) for node in nodes[name]]}
     chosen = [graph[own] for own in graph.choose(name)]
-    return {own.name: _shown(graph, own, own.members[0].name, wiring, nodes) for own in chosen}
+    return {own.name: _shown(own, own.members[0].name, wiring) for own in chosen}
 
 
-def _shown(graph: UnitGraph, group: Group, layer: str, wiring: Wiring, nodes: dict[str, list[Any]]) -> list[Place]:
-    """Returns where the units that a layer makes show: their homes, or what each of its calls gives out."""
-    members = [member for member in group.members if member.name == layer]
-    calls = [node for node in nodes.get(layer, ()) if node.operation is members[0].operation]
-    homes = [member.home for member in members if member.home is not None]
-    if homes and len(calls) > 1:
-        # What follows one call follows another one perhaps not.
-        calls.sort(key=members[0].operation._inbound_nodes.index)
-        homes = [(tensor, homes[0][1]) for node in calls for tensor in node.outputs]
+def _shown(group: Group, layer: str, wiring: Wiring) -> list[Place]:
+    """Returns where the units that a layer makes show, at every call."""
     places = {}
-    for tensor, axis in homes:
-        # Where several layers make a unit side by side (the directions of a Bidirectional), this one's positions alone.
-        ids = graph.records.signals[id(tensor)].axes[axis]
-        units = graph.units_along(ids, group.start, group.size, members[0].ids)
-        if np.isin(np.arange(group.size), units).all():
-            node = wiring.makers[id(tensor)]
-            places[id(tensor), axis] = Place(node, tensor, node.operation, axis, occurrences(units, group.size))
+    for home in (home for member in group.members if member.name == layer for home in member.homes):
+        if np.isin(np.arange(group.size), home.own).all():
+            node = wiring.makers[id(home.tensor)]
+            take = occurrences(home.own, group.size)
+            places[id(home.tensor), home.axis] = Place(node, home.tensor, node.operation, home.axis, take)
     return list(places.values())
 
 

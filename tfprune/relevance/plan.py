@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfprune.graph import UnitGraph
 from tfprune.graph.read import read
-from tfprune.graph.walk import flat_nodes, functional, is_graph, nodes_of, run_flat
+from tfprune.graph.walk import functional, is_graph, nodes_of, run_flat
 from tfprune.units import describe_unknown
 
 
@@ -33,9 +33,8 @@ def shown_columns(graph: UnitGraph) -> dict[str, np.ndarray]:
     """
     found = {}
     for emitter in graph.records.emitters.values():
-        if emitter.home is not None:
-            tensor, axis = emitter.home
-            ids = graph.records.signals[id(tensor)].axes[axis]
+        for home in emitter.homes[:1]:
+            ids = graph.records.signals[id(home.tensor)].axes[home.axis]
             found[emitter.name] = graph.columns(ids[np.isin(ids, emitter.ids)])
     return found
 
@@ -116,17 +115,13 @@ class Plan:
 
     def _find_sites(self) -> list[Site]:
         """One site for each layer that makes units and has a tensor of its own in which they show."""
-        sites, records, calls = [], read(self.model), dict[int, list[Any]]()
-        for node in flat_nodes(self.model):
-            calls.setdefault(id(node.operation), []).append(node.outputs[0])
+        sites, records = [], read(self.model)
         for emitter in records.emitters.values():
-            if emitter.home is None:
+            if not emitter.homes:
                 continue
-            tensor, axis = emitter.home
-            shown = [own for own in calls.get(id(emitter.operation), ()) if len(own.shape) == len(tensor.shape)]
-            # What follows one call of a layer follows another one perhaps not.
-            sites.append(Site(emitter.name, tuple(shown) if len(shown) > 1 else (tensor,), axis))
-            own = np.isin(records.signals[id(tensor)].axes[axis], emitter.ids)
+            home = emitter.homes[0]
+            sites.append(Site(emitter.name, tuple(own.tensor for own in emitter.homes), home.axis))
+            own = np.isin(records.signals[id(home.tensor)].axes[home.axis], emitter.ids)
             if not own.all():
                 # Both directions of a Bidirectional show in one tensor, side by side.
                 self._positions[emitter.name] = np.flatnonzero(own)

@@ -236,15 +236,13 @@ def _exit_key(exit: Exit) -> tuple[int, int, int, int]:
 
 
 def _homes(group: Group, wiring: Wiring) -> list[Place]:
-    """Returns the places where a group's units show, each once."""
+    """Returns the places where a group's units show, at every call of the layers that make them, each once."""
     places = {}
     for member in group.members:
-        if member.home is None:
-            continue
-        tensor, axis = member.home
-        node = wiring.makers[id(tensor)]
-        take = occurrences(member.units, group.size)
-        places[id(tensor), axis] = Place(node, tensor, node.operation, axis, take)
+        for home in member.homes:
+            node = wiring.makers[id(home.tensor)]
+            take = occurrences(home.units, group.size)
+            places[id(home.tensor), home.axis] = Place(node, home.tensor, node.operation, home.axis, take)
     return list(places.values())
 
 

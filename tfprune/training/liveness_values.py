@@ -12,6 +12,7 @@ from keras import ops
 from tfprune.compiling import ByLengths
 from tfprune.data import as_batches
 from tfprune.graph import unit_groups
+from tfprune.graph.groups import Home, Member
 from tfprune.graph.kernels import making_kernels
 from tfprune.graph.walk import call_operation, run_flat
 from tfprune.masking import has_values_before
@@ -51,11 +52,11 @@ class GradientPass:
             for variable, axis, ids in making_kernels(graph)
             if (chosen[graph.columns(ids)] >= 0).any()
         ]
-        self._homes: dict[int, list[tuple[str, Any]]] = {}
+        self._homes: dict[int, list[tuple[str, Member, Home]]] = {}
         for name in names:
             for member in graph[name].members:
-                if member.home is not None:
-                    self._homes.setdefault(id(member.home[0]), []).append((name, member))
+                for home in member.homes:
+                    self._homes.setdefault(id(home.tensor), []).append((name, member, home))
         self._compiled = ByLengths(self._step)
 
     @property
@@ -106,7 +107,7 @@ class GradientPass:
 
     def _hidden(self) -> np.ndarray:
         """Returns which units show in no tensor."""
-        shown = {name for homes in self._homes.values() for name, _ in homes} | set(self._before)
+        shown = {name for homes in self._homes.values() for name, _, _ in homes} | set(self._before)
         return np.concatenate([np.full(size, name not in shown) for name, size in self._sizes.items()])
 
     def _step(self, inputs: list[Any], targets: Any, weights: Any) -> tuple:
@@ -131,7 +132,7 @@ class GradientPass:
         norms = self._norms(seen, gradients, tf.shape(inputs[0])[0])
         # Where some groups show before the nonlinearity and some do not, the model has run twice.
         own = [tf.convert_to_tensor(g) / len(totals) for g in gradients[len(seen.outputs) :]]
-        return tf.cast(totals[0], "float64"), norms, own, (seen.before, seen.after)
+        return tf.cast(totals[0], "float64"), norms, own, (seen.before.joined(), seen.after.joined())
 
     def _run_split(self, inputs: list[Any], seen: _Seen) -> list[Any]:
         """Runs the model with the units of groups that show before the nonlinearity in sight."""
@@ -145,7 +146,7 @@ class GradientPass:
                 inside = (columns >= self._starts[name]) & (columns < self._starts[name] + self._sizes[name])
                 if inside.any():
                     units = np.where(inside, columns - self._starts[name], -1)
-                    seen.before.setdefault(name, _rows(h, maker.axis, units))
+                    seen.before.add(name, layer, _rows(h, maker.axis, units))
             return h
 
         return self._split.run(inputs, act)
@@ -156,13 +157,13 @@ class GradientPass:
         def call(node: Any, args: tuple, kwargs: dict) -> list[Any]:
             outputs = call_operation(node, args, kwargs)
             for tensor, output in zip(node.outputs, outputs, strict=True):
-                for name, member in self._homes.get(id(tensor), ()):
-                    values = _rows(output, member.home[1], member.units)
-                    seen.after.setdefault(name, values)
+                for name, member, home in self._homes.get(id(tensor), ()):
+                    values = _rows(output, home.axis, home.units)
+                    seen.after.add(name, member, values)
                     if name not in self._before:
-                        columns = np.where(member.units >= 0, member.units + self._starts[name], -1)
-                        seen.watch(output, member.home[1], columns)
-                        seen.before.setdefault(name, values)
+                        columns = np.where(home.units >= 0, home.units + self._starts[name], -1)
+                        seen.watch(output, home.axis, columns)
+                        seen.before.add(name, member, values)
             return outputs
 
         return run_flat(self._model, inputs, call)
@@ -178,6 +179,23 @@ class GradientPass:
         return tf.sqrt(squares)
 
 
+class _Shown:
+    """Values of units of each group, at all calls of the first layer that makes them."""
+
+    def __init__(self):
+        self._makers: dict[str, Any] = {}
+        self._rows: dict[str, list[Any]] = {}
+
+    def add(self, name: str, maker: Any, rows: Any) -> None:
+        """Adds what one call of a layer shows, unless another layer makes these units, too, and came first."""
+        if self._makers.setdefault(name, maker) is maker:
+            self._rows.setdefault(name, []).append(rows)
+
+    def joined(self) -> dict[str, Any]:
+        """Returns the values `(rows, units)` by group."""
+        return {name: tf.concat(own, axis=0) for name, own in self._rows.items()}
+
+
 class _Seen:
     """What one run of a model has shown."""
 
@@ -185,8 +203,8 @@ class _Seen:
         self._tape = tape
         self.outputs: list[Any] = []
         self.places: list[tuple[int, np.ndarray]] = []
-        self.before: dict[str, Any] = {}
-        self.after: dict[str, Any] = {}
+        self.before = _Shown()
+        self.after = _Shown()
 
     def watch(self, output: Any, axis: int, columns: np.ndarray) -> None:
         """Notes an output whose gradient is wanted; -1 in `columns` is no unit."""
