@@ -1,5 +1,7 @@
 """Curves of ablation and removal, and doses of control."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -292,11 +294,23 @@ def test_a_dose_is_the_control_of_its_z_and_success_is_what_was_measured():
         np.testing.assert_allclose(found.success[number], (outputs.argmax(axis=-1) != before).mean())
         np.testing.assert_allclose(found.quality[number], share_right(Y, outputs), atol=1e-6)
     np.testing.assert_allclose(float(found.full_quality), (before == Y).mean(), atol=1e-6)
-    wanted = dose_curve(
-        model, (X, Y), {"first": [0, 1]}, [2.0], measured=lambda outputs: outputs.argmax(axis=-1), wanted=1
-    )
-    after = np.asarray(tfp.neurons.control(model, {"first": [0, 1]}, z=2.0, data=X)(X)).argmax(axis=-1)
-    np.testing.assert_allclose(wanted.success, [(after[before != 1] == 1).mean()])
+    full = np.asarray(model(X))[:, 0]
+
+    def measured(outputs):
+        return np.where(outputs[:, 0] > np.median(full), "much", "little")
+
+    after = np.asarray(tfp.neurons.control(model, {"first": [0, 1]}, z=2.0, data=X)(X))
+    turned = [(measured(after)[measured(full[:, None]) != wanted] == wanted).mean() for wanted in ("much", "little")]
+    assert max(turned) > 0
+    for wanted, share in zip(("much", "little"), turned, strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error" if share else "ignore", UserWarning)
+            found = dose_curve(model, (X, Y), {"first": [0, 1]}, [2.0], measured=measured, wanted=wanted)
+        np.testing.assert_allclose(found.success, [share])
+    with pytest.warns(
+        UserWarning, match="no example has the property 'one' at any dose.*`measured` gives: little, much"
+    ):
+        dose_curve(model, (X, Y), {"first": [0]}, [2.0], measured=measured, wanted="one")
 
 
 def test_doses_of_a_shift_at_positions_of_ones_own(tmp_path):

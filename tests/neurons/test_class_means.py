@@ -7,6 +7,7 @@ import replicas_probes as replicas
 from conftest import randomise
 
 import tfprune as tfp
+from tfprune import LayerValues, keep_top, neurons
 from tfprune.neurons import Activations, activations, clusters, probeless, selectivity, top_examples
 
 POINTS = np.random.default_rng(0).normal(size=(12, 3))
@@ -163,6 +164,19 @@ def test_units_of_a_net_that_masks_its_padding():
         top_examples(points, [texts[1], texts[0], texts[2]], {"lstm": 2})
 
 
+def test_labels_of_a_ranking_name_units_and_its_scores_are_selected_from():
+    scores = LayerValues({"lstm": np.array([0.1, 0.9])})
+    ranking = neurons.Ranking(scores)
+    assert ranking.labels(1) == ["lstm[1]"]
+    named = top_examples({"lstm": VALUES}, SENTENCES, ranking.labels(1), num_examples=2)
+    assert repr(named) == repr(top_examples({"lstm": VALUES}, SENTENCES, {"lstm": [1]}, num_examples=2))
+    assert keep_top(ranking, 0.5)["lstm"].tolist() == keep_top(scores, 0.5)["lstm"].tolist() == [False, True]
+    with pytest.raises(TypeError, match="scores: expected LayerValues"):
+        keep_top(neurons.Ranking(np.array([0.1, 0.9])), 0.5)
+    with pytest.raises(TypeError, match="top_examples: units: expected .* received 3"):
+        top_examples({"lstm": VALUES}, SENTENCES, 3)
+
+
 def test_examples_are_drawn():
     found = top_examples({"lstm": VALUES}, [["<b>", "$", "&"], *SENTENCES[1:]], {"lstm": [0, 1]}, num_examples=2)
     text = found._repr_html_()
@@ -185,7 +199,11 @@ def test_examples_are_drawn():
         (lambda: top_examples(VALUES, SENTENCES, [-1]), ValueError, "there is no unit -1"),
         (lambda: top_examples(VALUES, SENTENCES, [0.5]), TypeError, "units are whole numbers from 0 to 1"),
         (lambda: top_examples(VALUES, SENTENCES, {"a": 0}), TypeError, "units expects whole numbers"),
-        (lambda: top_examples({"a": VALUES}, SENTENCES, 0), TypeError, "units expects lists of units by layer name"),
+        (
+            lambda: top_examples({"a": VALUES}, SENTENCES, 0),
+            TypeError,
+            "units: expected {group: units} or labels such as",
+        ),
         (lambda: top_examples({"a": VALUES}, SENTENCES, {"b": 0}), ValueError, "Unknown: 'b'"),
         (lambda: top_examples({"a": VALUES}, SENTENCES, {"a": 5}), ValueError, "there is no unit 5 of 'a'"),
         (lambda: top_examples(VALUES, SENTENCES[:-1], 0), ValueError, "received 3 examples with 7"),

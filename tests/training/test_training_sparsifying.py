@@ -1,5 +1,7 @@
 """SparsifyDuringTraining: against plain loops, under every way to compile, beside others, and at the border."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ import tfprune as tfp
 from tfprune import saliency, schedules
 from tfprune.training import PruneDuringTraining, SparsifyDuringTraining
 from tfprune.training.penalties import PenalisedUnits
+
+pytestmark = pytest.mark.filterwarnings("ignore:SparsifyDuringTraining. after .* no unit is within")
 
 layers = keras.layers
 RATE, STRENGTH = 0.1, 0.05
@@ -279,6 +283,18 @@ def test_the_strength_follows_its_schedule(schedule, expected):
     assert [record.strength for record in sparsify.history] == pytest.approx(expected)
     assert [record.epoch for record in sparsify.history] == [1, 2, 3]
     assert history["utilisation"] == [1.0] * 3 and history["sparsity"] == [0.0] * 3
+
+
+def test_a_penalty_that_pushed_nothing_to_zero_says_so():
+    x, y = data_of()
+    told = []
+    for strength in (1e-4, 2.0, 0.0):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            fit(dense_net(**EAGER), [SparsifyDuringTraining("group_norm", strength)], x, y, batch_size=8, epochs=4)
+        told.append([str(own.message) for own in caught if "no unit is within 0.01 of zero" in str(own.message)])
+    assert [len(own) for own in told] == [1, 0, 0]
+    assert "after 4 epochs" in told[0][0] and "Give a strength above 0.0001" in told[0][0]
 
 
 def test_a_rising_strength_waits_while_the_utilisation_falls():

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from tfprune.borders import public
+from tfprune.borders import public, warn
 from tfprune.data import as_batches, collect
 from tfprune.experiments.metrics import Metric, check_metric, is_function, name_of, outputs_and_metric, refuse_weights
 from tfprune.experiments.records import Record
@@ -133,6 +133,13 @@ def dose_curve(
         success.append(float(flipped[counted].mean()))
         quality.append(value)
         labels.append(own.astype(str))
+    if wanted is not None and not any((own == str(wanted)).any() for own in labels):
+        seen = sorted({str(own) for row in [full_labels, *labels] for own in row})
+        warn(
+            f"wanted: no example has the property {wanted!r} at any dose, so that the success is 0 throughout. Labels "
+            f"that `measured` gives: {', '.join(seen[:10])}{', ...' if len(seen) > 10 else ''}. Check its spelling and "
+            "type, or give larger doses."
+        )
     settings = {
         "metric": name_of(metric),
         "by": "mean + z * std" if shift is None else "a shift",

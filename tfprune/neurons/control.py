@@ -15,6 +15,7 @@ from tfprune.graph.finite import check_finite_weights
 from tfprune.masking import StandIn, group_of, member_of, refuse_masked, replaced_at_homes
 from tfprune.neurons.activations import Activations, Reading
 from tfprune.neurons.covariances import Covariances
+from tfprune.neurons.ranking import units_of_labels
 from tfprune.ties import rising_order
 from tfprune.units import LayerValues, check_like
 
@@ -111,23 +112,13 @@ def check_neurons(graph: UnitGraph, neurons: Neurons) -> dict[str, np.ndarray]:
     if hasattr(neurons, "labels") and not isinstance(neurons, Mapping):
         raise TypeError("neurons: received a ranking, which has all units. Say how many: ranking.labels(10).")
     if isinstance(neurons, str) or not isinstance(neurons, Mapping):
-        neurons = _from_labels(neurons)
+        neurons = units_of_labels(neurons, "neurons")
     chosen = {}
     for name, units in neurons.items():
         chosen[name] = _as_mask(units, name, group_of(graph, member_of(graph, name)).size)
     if not any(own.any() for own in chosen.values()):
         raise ValueError("neurons: there is none. Give {group: units}, such as {'hidden': [3, 7]}.")
     return chosen
-
-
-def _from_labels(labels: Any) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for label in [labels] if isinstance(labels, str) or not isinstance(labels, Iterable) else labels:
-        name, bracket, unit = label.rpartition("[") if isinstance(label, str) else ("", "", "")
-        if not bracket or not unit.endswith("]") or not unit[:-1].isdigit():
-            raise TypeError(f"neurons: expected {{group: units}} or labels such as 'hidden[3]', received {label!r}.")
-        found.setdefault(name, []).append(int(unit[:-1]))
-    return found
 
 
 def _as_mask(units: Any, name: str, size: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from tfprune.borders import public
 from tfprune.neurons.activations import Activations
 from tfprune.neurons.labelled import Points, points_of
+from tfprune.neurons.ranking import units_of_labels
 from tfprune.plots import activation_html, activation_text
 from tfprune.ties import rising_order
 
@@ -116,7 +117,8 @@ def top_examples(
         activations: `(points, units)`, or several layers by name.
         examples: one for each point, or sequences of tokens, `sentence.split()`, which are as many as the points all
             together, in their order.
-        units: which ones: whole numbers, or lists of such by layer name.
+        units: which ones: whole numbers; of layers by name lists of such by name, or labels such as "hidden[3]", as
+            `ranking.labels(10)` gives them.
         num_examples: how many for each unit, at most.
         which: "highest", "lowest", or "absolute" for the largest either way.
 
@@ -151,7 +153,7 @@ def top_examples(
         found = {unit: _best(points.values[:, unit], spans, num_examples, which) for unit in own.tolist()}
         return TopExamples(found, which)
     if not isinstance(units, Mapping):
-        raise TypeError(f"top_examples: units expects lists of units by layer name, received {units!r}.")
+        units = units_of_labels(units, "top_examples: units")
     Points(np.zeros((1, 0)), {name: np.shape(own)[-1] for name, own in activations.items()}).positions(
         units, "top_examples"
     )

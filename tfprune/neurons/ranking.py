@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -103,3 +105,14 @@ class Ranking:
         best = zip(self.labels(5), self.flat[self.order[:5]], strict=True)
         more = ", ..." if len(self) > 5 else ""
         return f"Ranking of {len(self)} units: {', '.join(f'{label} {score:.3g}' for label, score in best)}{more}"
+
+
+def units_of_labels(labels: Any, what: str) -> dict[str, list[int]]:
+    """Returns the units that labels such as "hidden[3]" mean, by name; `what` is how errors call them."""
+    found: dict[str, list[int]] = {}
+    for label in [labels] if isinstance(labels, str) or not isinstance(labels, Iterable) else labels:
+        name, bracket, unit = label.rpartition("[") if isinstance(label, str) else ("", "", "")
+        if not bracket or not unit.endswith("]") or not unit[:-1].isdigit():
+            raise TypeError(f"{what}: expected {{group: units}} or labels such as 'hidden[3]', received {label!r}.")
+        found.setdefault(name, []).append(int(unit[:-1]))
+    return found

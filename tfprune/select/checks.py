@@ -17,12 +17,14 @@ tell is at stake then."""
 
 
 def checked_scores(scores: Any, *, any_dtype: bool = False) -> LayerValues:
-    """Returns scores of groups or kernels as `LayerValues`.
+    """Returns scores of groups or kernels, or those that a ranking of `tfprune.neurons` holds, as `LayerValues`.
 
     Raises:
         TypeError: if they are no mapping, or of bool where `any_dtype` is not set.
         ValueError: if a shape is empty or a score is NaN.
     """
+    if isinstance(getattr(scores, "scores", None), Mapping):
+        scores = scores.scores
     if not isinstance(scores, Mapping):
         raise TypeError(
             f"scores: expected LayerValues, or a dict of arrays by group name, received {type(scores).__name__}. A "

@@ -161,6 +161,14 @@ class NeuralRejuvenation(SparsifyDuringTraining):
             self.epoch = epoch + 1
             self.model.stop_training = True
 
+    def _warn_of_nothing(self) -> None:
+        if self.epoch is None and self.history:
+            warn(
+                f"NeuralRejuvenation: after {len(self.history)} epochs the utilisation is "
+                f"{self.history[-1].utilisation:.3f}, above {self._least:g}, so the model was not rejuvenated. Give a "
+                "larger strength (or schedule='rising'), a higher utilisation to stop at, or more epochs."
+            )
+
     def rejuvenated(self, *, crossing: str | None = None, data: Any = None) -> keras.Model:
         """Returns a new model with the units that are off replaced by new ones; the trained one stays as it is.
 
@@ -262,12 +270,6 @@ def rejuvenate(
     _note(history, fitted)
     epoch = rejuvenation.epoch
     if epoch is None:
-        last = rejuvenation.history[-1].utilisation if rejuvenation.history else 1.0
-        warn(
-            f"rejuvenate: after {len(fitted.epoch)} epochs the utilisation is {last:.3f}, above "
-            f"{rejuvenation._least:g}, so the model was not rejuvenated. Give a larger strength (or "
-            "schedule='rising'), a higher utilisation to stop at, or more epochs."
-        )
         return RejuvenatedModel(trained, None, None, history | clock.noted)
     result = rejuvenation.rejuvenated(data=repair_data)
     if epoch < epochs:

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.borders import warn
 from tfprune.graph.flops import Costs
 from tfprune.masking import refuse_masked
 from tfprune.schedules import Schedule, as_schedule
@@ -226,8 +227,17 @@ class SparsifyDuringTraining(StepCounter):
         self._last = share
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Takes the penalty out of the training step."""
+        """Takes the penalty out of the training step; warns if it pushed no unit to zero."""
         self.release()
+        self._warn_of_nothing()
+
+    def _warn_of_nothing(self) -> None:
+        if self._full > 0 and self.history and not any(self.history[-1].off.values()):
+            warn(
+                f"{type(self).__name__}: after {len(self.history)} epochs no unit is within {self._threshold:g} of "
+                f"zero, so that nothing can be cut at no cost. Give a strength above {self._full:g} (or "
+                "schedule='rising'), or more epochs."
+            )
 
     def release(self) -> None:
         """Gives the model's training step back as it was. `fit` does so, unless it is interrupted."""
