@@ -310,7 +310,7 @@ def test_a_unit_is_a_chunk_and_the_table_says_so():
     assert graph.sizes == {"embedding": 4, "rnn/chunks": 4} and "rnn/chunks" in repr(graph)
     group = graph["rnn/chunks"]
     assert group.exits == ("rnn", "out") and graph.choose("rnn") == ("rnn/chunks",)
-    np.testing.assert_array_equal(group.members[0].units, [0, 0, 1, 1, 2, 2, 3, 3])
+    np.testing.assert_array_equal(group.members[0].homes[0].units, [0, 0, 1, 1, 2, 2, 3, 3])
     # Two of 8 rows and 4 x 2 of 40 columns of kernels and bias, and two rows of the head. Master gates stay.
     assert group.parameters_per_unit == 4 * 8 + (8 * 40 - 6 * 32) + 8 + 2 * 9
 
