@@ -192,6 +192,7 @@ def test_every_function_has_a_row():
     assert public - rows - NO_MODELS == set()
 
 
+@pytest.mark.filterwarnings("ignore:(SparsifyDuringTraining|NeuralRejuvenation). after 2 epochs")
 @pytest.mark.parametrize("name", [name for name, call in CALLS.items() if call is not None])
 def test_nothing_outlives_its_model_or_stays_on_its_layers(name):
     alive, graphs = left_over(CALLS[name], fresh_model)

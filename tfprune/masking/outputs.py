@@ -21,6 +21,8 @@ from tfprune.units import LayerValues
 class _Outputs(Steps):
     """The compiled steps that give outputs under masks."""
 
+    gradients = False
+
     def __init__(self, masked: keras.Model, per_sample: None):
         super().__init__(masked, per_sample)
         self.step = self.compiled(self._step)

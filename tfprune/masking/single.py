@@ -72,6 +72,8 @@ def single_changes(
 class _Single(Steps):
     """The compiled steps of one group."""
 
+    gradients = False
+
     def __init__(self, masked: keras.Model, per_sample: Callable):
         super().__init__(masked, per_sample)
         self._whole = self.compiled(self._all_on)

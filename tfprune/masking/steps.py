@@ -20,9 +20,11 @@ from tfprune.objectives import describe_loss, sample_loss
 from tfprune.units import LayerValues, check_like
 
 _MOST_POINTS_AT_ONCE = 1024
-# Numbers that one step may fill before and behind the first mask, which bounds the memory.
+# Numbers that one step may fill before and behind the first mask, which bounds the memory: all of them are kept where
+# gradients go back, and a few layers' at a time where outputs alone are wanted.
 _FLOATS_BEFORE = 2**25
 _FLOATS_AFTER = 2**24
+_FORWARD_ALONE = 4
 # Pairs of mask and point from which on XLA has won back what it takes to compile. What it has compiled is kept by
 # TensorFlow until the process ends, some 1 MB for each function, however soon the model is gone.
 _PAIRS_FOR_XLA = 2**22
@@ -33,6 +35,9 @@ NO_LOSS = object()
 
 class Steps:
     """What runs before the first mask, once per point, and the losses behind it, once per point and mask."""
+
+    gradients = True
+    """Whether gradients go back through what lies behind the first mask."""
 
     def __init__(self, masked: keras.Model, per_sample: Callable | None):
         position = on_nodes_input(masked)
@@ -52,14 +57,18 @@ class Steps:
     @property
     def points_at_once(self) -> int:
         """How many points are taken at once."""
-        most = min(_FLOATS_BEFORE // self._split.floats_before, _FLOATS_AFTER // self._split.floats_after)
+        most = min(_FLOATS_BEFORE // self._split.floats_before, self._floats_after // self._split.floats_after)
         return int(np.clip(most, 1, _MOST_POINTS_AT_ONCE))
 
     def begin(self, num_points: int, num_masks: int) -> int:
         """Notes that so many points come with so many masks; returns how many masks to take at once, in equal parts."""
         self._num_pairs += num_points * num_masks
-        most = max(1, _FLOATS_AFTER // (self._split.floats_after * num_points))
+        most = max(1, self._floats_after // (self._split.floats_after * num_points))
         return math.ceil(num_masks / math.ceil(num_masks / most))
+
+    @property
+    def _floats_after(self) -> int:
+        return _FLOATS_AFTER * (1 if self.gradients else _FORWARD_ALONE)
 
     def outputs(self, boundary: tuple, masks: Any, off: Any = None) -> list[Any]:
         """Returns the model's outputs, mask by mask, `(masks * points, ...)`; `off` as for `SplitModel`."""

@@ -144,7 +144,7 @@ class _Runner(Steps):
     def __init__(self, masked: keras.Model, per_sample: Callable, gradients: bool):
         super().__init__(masked, per_sample)
         self.weights = masked.weights
-        self._gradients = gradients
+        self.gradients = gradients
         self.step = self.compiled(self._step)
 
     def _step(self, boundary: tuple, targets: Any, weights: Any, masks: Any) -> tuple[Any, Any]:
@@ -152,7 +152,7 @@ class _Runner(Steps):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(masks)
             losses = tf.reduce_sum(self.losses(boundary, targets, weights, masks), axis=1)
-        if not self._gradients:
+        if not self.gradients:
             return losses, losses
         return losses, tape.gradient(losses, masks, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
