@@ -126,7 +126,15 @@ NOT_THE_SAME = {
 """Where a unit that is held at zero is not a masked one, and why."""
 
 
-@pytest.mark.parametrize("name", NETS)
+QUICK = (
+    *["dense_chain", "conv_2d", "einsum_two_new_axes", "grouped_conv_position", "embedding_mask", "masking"],
+    *["lstm_stacked", "lstm_states", "on_lstm", "time_distributed", "attention_self", "batch_norm", "mixer", "siamese"],
+    *["shared_tower", "shared_recurrent", "split_convolutions", "nested_twice", "nested_in_nested", "mixed_precision"],
+)
+EVERY_NET = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NETS]
+
+
+@pytest.mark.parametrize("name", EVERY_NET)
 def test_held_at_zero_is_masked(name):
     """Units of one layer that show: a mask acts where they are read, and sees the same zero."""
     model = NETS[name]()
@@ -152,7 +160,7 @@ def shows_what_its_layer_gives(group, graph):
     return not others and made and linear and has_values_before(graph, group.name)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", EVERY_NET)
 def test_held_is_replaced_before_a_linear_activation(name, generator):
     """`place="before"` and holding meet where there is no activation, one group at a time of a mask of all."""
     model = NETS[name]()
