@@ -10,14 +10,13 @@ from keras import layers
 
 from tfprune.graph import Group, Member
 from tfprune.graph.groups import Home
-from tfprune.graph.wiring import Wiring
 from tfprune.layers import ONLSTM
 
 _HALF = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
 _NONLINEAR = (layers.ReLU, layers.LeakyReLU, layers.ELU, layers.PReLU)
 
 
-def auto_centre(wiring: Wiring, group: Group, *, at_home: bool = True) -> np.ndarray:
+def auto_centre(group: Group, *, at_home: bool = True) -> np.ndarray:
     """Returns the middle of each unit's activation where it shows, `(units,)`.
 
     It is 0.5 for a sigmoid and 0 for all else; a batch normalization behind it moves it along, unless `at_home` is
@@ -26,26 +25,13 @@ def auto_centre(wiring: Wiring, group: Group, *, at_home: bool = True) -> np.nda
     centres = []
     for member in group.members:
         own = np.full(group.size, _of(_own_activation(member.operation)))
-        centres += [_at_home(wiring, member, home, group.size) if at_home else own for home in member.homes]
+        centres += [_at_home(member, home, group.size) if at_home else own for home in member.homes]
     return np.mean(centres, axis=0) if centres else np.zeros(group.size)
 
 
-def between(wiring: Wiring, member: Member, home: Home) -> list[Any]:
-    """Returns the operations between the layer that makes units and their home, in the order in which they run."""
-    steps: list[Any] = []
-    tensor = wiring.origin(home.tensor)
-    node = wiring.makers.get(id(tensor))
-    while node is not None and node.operation is not member.operation:
-        if isinstance(node.operation, layers.Wrapper) or len(node.input_tensors) != 1:
-            break
-        steps.append(node.operation)
-        node = wiring.makers.get(id(wiring.origin(node.input_tensors[0])))
-    return steps[::-1]
-
-
-def _at_home(wiring: Wiring, member: Member, home: Home, size: int) -> np.ndarray:
+def _at_home(member: Member, home: Home, size: int) -> np.ndarray:
     positions = np.full(len(home.units), _of(_own_activation(member.operation)))
-    for step in between(wiring, member, home):
+    for step in home.behind:
         if isinstance(step, layers.BatchNormalization):
             positions = _normalized(step, positions)
         elif isinstance(step, layers.Activation):

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tfprune.data import as_batches
-from tfprune.distinctiveness.centres import auto_centre, between
+from tfprune.distinctiveness.centres import auto_centre
 from tfprune.distinctiveness.heads import head_vectors
 from tfprune.distinctiveness.vectors import Vectors, pooled
 from tfprune.graph import Group, UnitGraph, unit_groups
@@ -72,11 +72,10 @@ def vectors_of(graph: UnitGraph, names: Iterable[str], data: Any, kind: str, cen
     for name, own in found.items():
         if own.count < 2:
             raise ValueError(f"data: expected at least 2 patterns, received {own.count} of group {name!r}.")
-    wiring = Wiring(graph.model)
     result = {}
     for name, own in found.items():
         if centre == "auto":
-            result[name] = own.around(auto_centre(wiring, graph[name], at_home=name not in inside))
+            result[name] = own.around(auto_centre(graph[name], at_home=name not in inside))
         else:
             result[name] = own.around(own.mean if centre == "mean" else centre)
     return result
@@ -124,11 +123,9 @@ def _activation_vectors(graph: UnitGraph, names: tuple[str, ...], data: Any) -> 
     inside = set()
     if states:
         measured = exit_statistics(graph.model, data, [exit for exits in states.values() for exit in exits])
-        wiring = Wiring(graph.model)
         for name, exits in states.items():
             (member,) = graph[name].members
-            steps = [step for home in member.homes for step in between(wiring, member, home)]
-            if any(not isinstance(step, _SAME) for step in steps):
+            if member.changed_behind:
                 inside.add(name)
             found[name] = _with_states(graph, measured, exits, graph[name], found[name], alone=name in inside)
     return {name: found[name] for name in names}, inside
@@ -162,9 +159,6 @@ def _with_states(
     mean = sum(count * own for count, own, _ in parts) / whole
     raw = sum(count * own for count, _, own in parts) / whole
     return Vectors(mean, raw - np.outer(mean, mean), home.centre, whole)
-
-
-_SAME = (keras.layers.Dropout, keras.layers.GaussianNoise, keras.layers.GaussianDropout, keras.layers.AlphaDropout)
 
 
 def reader_vectors(graph: UnitGraph, names: Iterable[str], data: Any) -> dict[tuple[str, str], Vectors]:

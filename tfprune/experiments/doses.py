@@ -133,11 +133,11 @@ def dose_curve(
         success.append(float(flipped[counted].mean()))
         quality.append(value)
         labels.append(own.astype(str))
-    if wanted is not None and not any((own == str(wanted)).any() for own in labels):
+    if wanted is not None and not any(success):
         seen = sorted({str(own) for row in [full_labels, *labels] for own in row})
         warn(
-            f"wanted: no example has the property {wanted!r} at any dose, so that the success is 0 throughout. Labels "
-            f"that `measured` gives: {', '.join(seen[:10])}{', ...' if len(seen) > 10 else ''}. Check its spelling and "
+            f"wanted: no example turns to {wanted!r} at any dose, so that the success is 0 throughout. Labels that "
+            f"`measured` gives: {', '.join(seen[:10])}{', ...' if len(seen) > 10 else ''}. Check its spelling and "
             "type, or give larger doses."
         )
     settings = {

@@ -151,9 +151,14 @@ def masked_outputs(model: keras.Model, points: np.ndarray, masks: np.ndarray) ->
         The record.
 
     Raises:
-        ValueError: If the model has several inputs, or the masks do not have one column per unit.
+        ValueError: If the model has several inputs or outputs, or the masks do not have one column per unit.
     """
     _check_single_input("masked_outputs", model)
+    if len(model.outputs) != 1:
+        raise ValueError(
+            f"masked_outputs: expected a model with one output, received {len(model.outputs)}: "
+            f"{', '.join(model.output_names)}. Give keras.Model(model.inputs, model.outputs[0])."
+        )
     num_units = unit_groups(model).num_units
     masks = np.asarray(masks)
     if masks.dtype.kind != "f":

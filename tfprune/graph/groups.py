@@ -20,6 +20,13 @@ from tfprune.graph.read import read
 from tfprune.graph.step import Records
 from tfprune.units import check_flags, check_like, describe_unknown
 
+# What does nothing outside training.
+_IDLE = (
+    *[keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D],
+    *[keras.layers.SpatialDropout3D, keras.layers.AlphaDropout, keras.layers.GaussianDropout],
+    *[keras.layers.GaussianNoise, keras.layers.ActivityRegularization],
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Home:
@@ -31,12 +38,14 @@ class Home:
         units: for each position along the axis, the unit's place within the group; -1 for other positions.
         own: the same for the positions of this layer alone, where others make the units beside it (the directions of a
             Bidirectional).
+        behind: the operations between the layer and here, in the order in which they run.
     """
 
     tensor: Any
     axis: int
     units: np.ndarray
     own: np.ndarray
+    behind: tuple[Any, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +64,12 @@ class Member:
     operation: Any
     homes: tuple[Home, ...]
     ids: np.ndarray
+
+    @property
+    def changed_behind(self) -> list[Any]:
+        """The operations between the layer and its homes that change numbers: all but dropout and noise."""
+        found = {id(step): step for home in self.homes for step in home.behind if not isinstance(step, _IDLE)}
+        return list(found.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +232,7 @@ class UnitGraph(Mapping[str, Group]):
         for spot in emitter.homes:
             ids = self.records.signals[id(spot.tensor)].axes[spot.axis]
             own = self.units_along(ids, start, size, emitter.ids)
-            homes.append(Home(spot.tensor, spot.axis, self.units_along(ids, start, size), own))
+            homes.append(Home(spot.tensor, spot.axis, self.units_along(ids, start, size), own, spot.behind))
         return Member(emitter.name, emitter.operation, tuple(homes), emitter.ids)
 
     def units_along(self, ids: np.ndarray, start: int, size: int, own: np.ndarray | None = None) -> np.ndarray:

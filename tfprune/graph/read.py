@@ -138,12 +138,13 @@ class _Reader:
         for emitter in self.records.made.pop(id(node), ()):
             home = _home(outputs, emitter.ids)
             if home is not None:
-                self._settle(emitter.trails[node], Spot(*home, node.operation))
+                self._settle(emitter.trails[node], Spot(*home))
         row = row_of(node.operation)
         if row is None or not row.follows or len(inputs) != 1 or readers[id(inputs[0].tensor)] != 1:
             return
         for trail in self._at_home.pop(id(inputs[0].tensor), []):
-            self._settle(trail, Spot(outputs[0].tensor, trail[-1].axis, node.operation))
+            behind = (*trail[-1].behind, node.operation)
+            self._settle(trail, Spot(outputs[0].tensor, trail[-1].axis, behind))
 
     def _settle(self, trail: list[Spot], spot: Spot) -> None:
         trail.append(spot)

@@ -84,11 +84,11 @@ class Exit:
 
 @dataclass(frozen=True, eq=False)
 class Spot:
-    """Where units can be looked at: `axis` of `tensor`, which is what `operation` gives out."""
+    """Where units can be looked at: `axis` of `tensor`, behind the operations that follow the layer that makes them."""
 
     tensor: Any
     axis: int
-    operation: Any
+    behind: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,22 +112,27 @@ class Emitter:
         if len(calls) > 1:
             calls.sort(key=lambda node: node.operation._inbound_nodes.index(node))
         trails = [self.trails[node] for node in calls]
-        depth = 0
-        for spots in zip(*trails, strict=False):
-            if not all(_does_the_same(spot.operation, spots[0].operation) for spot in spots):
+        alike = 0
+        for spots in list(zip(*trails, strict=False))[1:]:
+            if not all(_does_the_same(spot.behind[-1], spots[0].behind[-1]) for spot in spots):
                 break
-            depth += 1
-        return tuple(own[depth - 1] for own in trails)
+            alike += 1
+        return tuple(own[alike] for own in trails)
 
 
 def _does_the_same(one: Any, other: Any) -> bool:
-    """Whether two operations are one, or of one class and one config without weights."""
+    """Whether two operations are one, or layers without weights of one class, one activation and one config."""
     if one is other:
         return True
     if type(one) is not type(other) or not isinstance(one, keras.Layer) or one.weights or other.weights:
         return False
-    mine, theirs = one.get_config(), other.get_config()
-    return {**mine, "name": ""} == {**theirs, "name": ""}
+    if isinstance(one, keras.layers.Activation):
+        return one.activation is other.activation
+    try:
+        mine, theirs = one.get_config(), other.get_config()
+        return bool({**mine, "name": ""} == {**theirs, "name": ""})
+    except Exception:  # Whatever a stranger's configuration raises, it cannot be said that both are alike.
+        return False
 
 
 @dataclass(frozen=True, eq=False)

@@ -87,7 +87,7 @@ class Site:
     @property
     def key(self) -> tuple[int, int]:
         """The same for all exits that read the same channels."""
-        return id(self.operation if self.tensor is None else self.tensor), self.axis
+        return id(self.node if self.tensor is None else self.tensor), self.axis
 
 
 def pulled_back(graph: UnitGraph, wiring: Wiring, exit: Exit) -> Site:

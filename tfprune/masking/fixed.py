@@ -122,6 +122,7 @@ def replaced_at_homes(
     members = {name: member_of(graph, name) for name in stand_ins}
     for name, member in members.items():
         _warn_of_others(graph, name, member)
+        _warn_of_state(graph, name, member)
     if positions is not None:
         for name, member in members.items():
             _check_steps(name, member, positions)
@@ -175,6 +176,17 @@ def _bidirectional_of(graph: UnitGraph, member: Member) -> keras.layers.Bidirect
     two_ways = (own for own in graph.model._flatten_layers() if isinstance(own, keras.layers.Bidirectional))
     made = member.operation
     return next((own for own in two_ways if made is own.forward_layer or made is own.backward_layer), None)
+
+
+def _warn_of_state(graph: UnitGraph, name: str, member: Member) -> None:
+    """Warns where the units of a recurrent layer show only behind what changes their numbers."""
+    steps = member.changed_behind
+    inside = any(exit.tensor is None and exit.operation is member.operation for exit in graph.records.exits)
+    if steps and inside:
+        warn(
+            f"neurons: the units of {name!r} show behind {', '.join(repr(step.name) for step in steps)}, and are "
+            "replaced there; inside the recurrence they go on as they are."
+        )
 
 
 def _warn_of_others(graph: UnitGraph, name: str, member: Member) -> None:
@@ -250,7 +262,7 @@ class _HomeBuilder(GraphBuilder):
     def _is_changed(self, node: Any) -> bool:
         return any(id(tensor) in self.homes for tensor in node.outputs) or self.recurrent(node) is not None
 
-    def recurrent(self, node: Any) -> tuple[type, list[tuple[_Part, np.ndarray] | None]] | None:
+    def recurrent(self, node: Any) -> tuple[type, list[list[tuple[_Part, np.ndarray]]]] | None:
         """Returns the twin of a recurrent node, and for each of its rows what is replaced; None if nothing is."""
         record = self._graph.records.twins.get(id(node))
         if record is None or not issubclass(record.layer_class, MaskedRNN | MaskedBidirectional):
@@ -258,14 +270,15 @@ class _HomeBuilder(GraphBuilder):
         if getattr(node.operation, "merge_mode", None) not in (None, "concat"):
             # What stands in is for both directions together; none of them can go on from it.
             return None
-        rows = [next(filter(None, (self._inside(part, ids) for part in self._parts)), None) for ids in record.ids]
+        rows = [[held for part in self._parts for held in self._inside(part, ids)] for ids in record.ids]
         return (record.layer_class, rows) if any(rows) else None
 
-    def _inside(self, part: _Part, ids: np.ndarray) -> tuple[_Part, np.ndarray] | None:
-        """Returns the part and which units a recurrent state holds, if the part's layer makes them; None if not."""
-        if not np.isin(ids, part.member.ids).any():
-            return None
-        return part, self._graph.units_along(ids, part.group.start, part.group.size)
+    def _inside(self, part: _Part, ids: np.ndarray) -> list[tuple[_Part, np.ndarray]]:
+        """Returns the part and which of its units a recurrent state holds, if the part's layer makes them."""
+        units = self._graph.units_along(ids, part.group.start, part.group.size)
+        made = np.isin(ids, part.member.ids).any() and (units >= 0).any()
+        # What stands in behind a norm is no state.
+        return [(part, units)] if made and not part.member.changed_behind else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,6 +305,7 @@ class _HomePlace:
         self._on_nodes = on_nodes
         self._positions = positions
         self._twins: dict[int, Any] = {}
+        self._free: dict[tuple[int, int], Any] = {}
 
     def call(self, node: Any, args: tuple, kwargs: dict) -> list[Any]:
         """Calls a node's operation and replaces the units that show in what it gives."""
@@ -333,15 +347,15 @@ class _HomePlace:
         return None if self._builder.positions is None else StepPositions(self._builder.positions)(h)
 
     def _recurrent(
-        self, operation: Any, args: tuple, kwargs: dict, twin_class: type, rows: list[tuple[_Part, np.ndarray] | None]
+        self, operation: Any, args: tuple, kwargs: dict, twin_class: type, rows: list[list[tuple[_Part, np.ndarray]]]
     ) -> list[Any]:
         """Calls the twin of a recurrent layer, and replaces the units in the states h that it gives out last."""
         if id(operation) not in self._twins:
-            found = [([], None) if own is None else own[0].own.along(own[1]) for own in rows]
+            found = [_together([part.own.along(units) for part, units in held]) for held in rows]
             self._twins[id(operation)] = twin_class(
                 operation,
                 [values for values, _ in found],
-                relative=any(own is not None and own[0].own.relative for own in rows),
+                relative=any(part.own.relative for held in rows for part, _ in held),
                 directions=[directions for _, directions in found],
                 name=operation.name,
                 dtype=operation.dtype_policy,
@@ -349,13 +363,32 @@ class _HomePlace:
         twin = self._twins[id(operation)]
         at = self._at(args[0])
         asked = {} if at is None else {"positions": at}
-        on_nodes = [None if own is None else self._row(*own) for own in rows]
+        on_nodes = [self._row_of(held) for held in rows]
+        # The twin replaces what enters: a state that another call of it has given goes in as it was.
+        args, kwargs = tree.map_structure(lambda own: self._free.get((id(own), id(operation)), own), (args, kwargs))
         outputs = tree.flatten(twin(*args, **kwargs, **asked, on_nodes=on_nodes))
         if at is None and operation.return_state:
             # Behind the sequences (a Bidirectional may give two) come the states: h is the first of each row's.
             first = 2 if getattr(operation, "merge_mode", "concat") is None else 1
-            for number, own in enumerate(rows):
+            for number, held in enumerate(rows):
                 place = first + number * (len(outputs) - first) // len(rows)
-                if own is not None:
-                    outputs[place] = self._replaced(outputs[place], *own, -1)
+                free = outputs[place]
+                for part, units in held:
+                    outputs[place] = self._replaced(outputs[place], part, units, -1)
+                self._free[id(outputs[place]), id(operation)] = free
         return outputs
+
+    def _row_of(self, held: list[tuple[_Part, np.ndarray]]) -> Any:
+        """Returns the row of `on_nodes` for a state that holds units of some parts; None for none."""
+        if not held:
+            return None
+        columns = [part.columns(units) for part, units in held]
+        # Each position belongs to one part alone.
+        return TakeUnits(np.max(columns, axis=0), dtype=self._on_nodes.dtype)(self._on_nodes)
+
+
+def _together(found: list[tuple[np.ndarray, Any]]) -> tuple[Any, Any]:
+    """Returns what stands in along one axis, values and directions, of several parts that share it; nothing of none."""
+    if not found:
+        return [], None
+    return np.sum([values for values, _ in found], axis=0), found[0][1]

@@ -120,7 +120,8 @@ class Plan:
             if not emitter.homes:
                 continue
             home = emitter.homes[0]
-            sites.append(Site(emitter.name, tuple(own.tensor for own in emitter.homes), home.axis))
+            last = all(own.axis == len(own.tensor.shape) - 1 for own in emitter.homes)
+            sites.append(Site(emitter.name, tuple(own.tensor for own in emitter.homes), -1 if last else home.axis))
             own = np.isin(records.signals[id(home.tensor)].axes[home.axis], emitter.ids)
             if not own.all():
                 # Both directions of a Bidirectional show in one tensor, side by side.

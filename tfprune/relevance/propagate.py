@@ -365,11 +365,14 @@ def _unit_relevance(run: Forward, found: dict[int, Any], multiplied: bool) -> tu
         known = [value for value in values if id(value) in found]
         if not known:
             continue
-        axis = axis % len(values[0].shape)
-        others = [k for k in range(1, len(values[0].shape)) if k != axis]
 
-        def reduced(tensors: list[Any], reduce: Callable, others: list[int] = others) -> Any:
-            return _added([reduce(tensor, axis=others) if others else tensor for tensor in tensors])
+        def reduced(tensors: list[Any], reduce: Callable, axis: int = axis) -> Any:
+            parts = []
+            for tensor in tensors:
+                rank = len(tensor.shape)
+                others = [k for k in range(1, rank) if k != axis % rank]
+                parts.append(reduce(tensor, axis=others) if others else tensor)
+            return _added(parts)
 
         q = [found[id(value)] for value in known]
         shares = [_times_value(value, own) for value, own in zip(known, q, strict=True)] if multiplied else q

@@ -111,7 +111,9 @@ class Activations:
                 continue
             values = {key: value for key, value in values.items() if key not in passing}
             if keep_for is None:
-                keep_for = later.union(*(call.reads.values() for call in self.program.missing(later, values)))
+                # The same question may come once more.
+                asked = later | wanted
+                keep_for = asked.union(*(call.reads.values() for call in self.program.missing(asked, values)))
             self._kept[number] = {key: value for key, value in values.items() if key in keep_for}
             size += sum(_num_bytes(value) for value in self._kept[number].values())
             if size > self._most_bytes:

@@ -161,7 +161,8 @@ class GradientPass:
                     values = _rows(output, home.axis, home.units)
                     seen.after.add(name, member, values)
                     if name not in self._before:
-                        columns = np.where(home.units >= 0, home.units + self._starts[name], -1)
+                        # Both directions of a Bidirectional show in one tensor, side by side.
+                        columns = np.where(home.own >= 0, home.own + self._starts[name], -1)
                         seen.watch(output, home.axis, columns)
                         seen.before.add(name, member, values)
             return outputs
