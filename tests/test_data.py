@@ -285,3 +285,9 @@ def test_option_borders(dense_net):
         collect(as_batches(X, dense_net), limit=0)
     with pytest.raises(ValueError, match="There is no batch to collect"):
         collect([])
+
+
+def test_samples_of_several_shapes_are_no_one_array():
+    batches = [Batch([np.zeros((2, 5))], None, None), Batch([np.zeros((2, 4))], None, None)]
+    with pytest.raises(ValueError, match=r"samples of several shapes, \[\(5,\)\] and \[\(4,\)\].*Pad them"):
+        collect(batches)

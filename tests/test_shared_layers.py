@@ -123,6 +123,24 @@ def test_a_sequence_in_two_calls_is_held_as_in_one(how):
     assert np.abs(expected - np.asarray(one(STEPS[0]))).max() > 1e-2
 
 
+def test_calls_of_several_lengths_have_no_positions_of_one_input():
+    x, y = keras.Input((5, 3), name="x"), keras.Input((6, 3), name="y")
+    gru = layers.GRU(4, return_sequences=True, name="gru")
+    model = keras.Model([x, y], joined(*(layers.GlobalAveragePooling1D()(gru(own)) for own in (x, y))))
+    with pytest.raises(ValueError, match="'gru' show at 5 and 6 steps.*Give numbers of steps"):
+        neurons.control(model, "gru[0]", 1.0, positions="input")
+    held = neurons.control(model, "gru[0]", 1.0, positions=[0, -1])
+    assert np.isfinite(np.asarray(held([STEPS[0], np.ones((40, 6, 3), "float32")]))).all()
+
+
+def test_a_merged_direction_is_not_called_a_head():
+    x = keras.Input((5, 3), name="x")
+    both = layers.Bidirectional(layers.GRU(3, return_sequences=True), merge_mode="sum", name="both")
+    model = keras.Model(x, layers.Dense(2, name="out")(both(x)))
+    with pytest.raises(ValueError, match="both/backward: its units show in no tensor .a direction that is merged"):
+        neurons.activations(model, STEPS[0], "both/backward", progress=False)
+
+
 def test_two_groups_of_one_recurrent_layer_are_held_together():
     x = keras.Input((5, 3), name="x")
     h = layers.GRU(4, return_sequences=True, name="gru")(x)

@@ -116,7 +116,7 @@ def collect(batches: Iterable[Batch], limit: int | None = None) -> Batch:
         One `Batch` with all samples; unpacks to `inputs, targets, weights`.
 
     Raises:
-        ValueError: if `limit` is no positive integer, or there is no batch.
+        ValueError: if `limit` is no positive integer, there is no batch, or the samples of two batches differ in shape.
     """
     if limit is not None:
         _check_positive(limit, "limit")
@@ -128,6 +128,13 @@ def collect(batches: Iterable[Batch], limit: int | None = None) -> Batch:
             break
     if not taken:
         raise ValueError("There is no batch to collect.")
+    shapes = [tuple(np.shape(own)[1:] for own in batch.inputs) for batch in taken]
+    if len(set(shapes)) > 1:
+        first, other = shapes[0], next(own for own in shapes if own != shapes[0])
+        raise ValueError(
+            f"data: its batches have samples of several shapes, {list(first)} and {list(other)}, and are wanted as one "
+            "array here. Pad them to one length."
+        )
     return Batch(*_map_arrays(lambda *pieces: np.concatenate(pieces)[:limit], *map(tuple, taken)))
 
 

@@ -207,6 +207,13 @@ def _warn_of_others(graph: UnitGraph, name: str, member: Member) -> None:
 
 
 def _check_steps(name: str, member: Member, positions: Sequence[int] | str) -> None:
+    lengths = {home.tensor.shape[1] for home in member.homes if len(home.tensor.shape) > 1} - {None}
+    if isinstance(positions, str) and len(lengths) > 1:
+        found = " and ".join(map(str, sorted(lengths)))
+        raise ValueError(
+            f"positions: the units of {name!r} show at {found} steps, since the layer is called several times; one "
+            "input has one number of steps. Give numbers of steps, such as [0, -1]."
+        )
     for home in member.homes:
         shape = tuple(home.tensor.shape)
         if len(shape) != 3 or home.axis % 3 != 2:

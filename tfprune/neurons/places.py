@@ -43,7 +43,8 @@ def chosen_places(
             if places:
                 found[own] = places
             else:
-                skipped[own] = "its units show in no tensor (heads of attention)"
+                kind = "a direction that is merged with the other" if own not in graph else "heads of attention"
+                skipped[own] = f"its units show in no tensor ({kind})"
     if not found:
         why = (
             "; ".join(f"{name}: {reason}" for name, reason in skipped.items()) or "it has no units that can be removed"
