@@ -60,7 +60,7 @@ def liveness(model, data):
 
 
 def dosed(model, data):
-    first = {"measured": lambda outputs: np.asarray(outputs)[:, 0].argmax(axis=-1), "wanted": 0}
+    first = {"measured": lambda outputs: np.asarray(outputs)[:, 0].argmax(axis=-1)}
     found = experiments.dose_curve(model, data, "dense[1]", [-2.0, 2.0], calibration=data[0], **first)
     return np.append(found.quality, found.full_quality)
 

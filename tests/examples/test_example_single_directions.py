@@ -160,7 +160,7 @@ def test_answers_count_pairs(report):
 def test_settings_for_real_images(example):
     path = EXAMPLES / "settings" / "single_directions.yaml"
     settings = example.read_settings(example.Settings, ["--config", str(path), "--cifar", "cifar10.npz"])
-    assert settings.data == "cifar" and settings.num_train == 5000 and settings.shares == (0.0, 0.5, 1.0)
+    assert settings.data == "cifar" and settings.num_train == 2000 and settings.shares == (0.0, 0.5, 1.0)
     assert example.Settings().data == "digits" and example.Settings(mnist=Path("a")).data == "mnist"
 
 
