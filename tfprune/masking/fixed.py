@@ -269,7 +269,7 @@ class _HomeBuilder(GraphBuilder):
     def _is_changed(self, node: Any) -> bool:
         return any(id(tensor) in self.homes for tensor in node.outputs) or self.recurrent(node) is not None
 
-    def recurrent(self, node: Any) -> tuple[type, list[list[tuple[_Part, np.ndarray]]]] | None:
+    def recurrent(self, node: Any) -> tuple[type, list[_Row]] | None:
         """Returns the twin of a recurrent node, and for each of its rows what is replaced; None if nothing is."""
         record = self._graph.records.twins.get(id(node))
         if record is None or not issubclass(record.layer_class, MaskedRNN | MaskedBidirectional):
@@ -277,8 +277,10 @@ class _HomeBuilder(GraphBuilder):
         if getattr(node.operation, "merge_mode", None) not in (None, "concat"):
             # What stands in is for both directions together; none of them can go on from it.
             return None
-        rows = [[held for part in self._parts for held in self._inside(part, ids)] for ids in record.ids]
-        return (record.layer_class, rows) if any(rows) else None
+        rows = [
+            _Row(len(ids), [held for part in self._parts for held in self._inside(part, ids)]) for ids in record.ids
+        ]
+        return (record.layer_class, rows) if any(row.held for row in rows) else None
 
     def _inside(self, part: _Part, ids: np.ndarray) -> list[tuple[_Part, np.ndarray]]:
         """Returns the part and which of its units a recurrent state holds, if the part's layer makes them."""
@@ -302,6 +304,24 @@ class _Part:
         if self.own.directions is not None:
             return self.column + np.arange(len(self.own.off))
         return np.where(units >= 0, self.column + units, -1)
+
+
+class _Row(NamedTuple):
+    """A row of masks that a recurrent twin takes: how long, and which parts hold which of its positions."""
+
+    size: int
+    held: list[tuple[_Part, np.ndarray]]
+
+    def values(self) -> tuple[Any, Any]:
+        """Returns what stands in along the row, values and directions."""
+        found = [part.own.along(units) for part, units in self.held]
+        # Each position belongs to one part alone.
+        return np.sum([np.zeros(self.size), *(values for values, _ in found)], axis=0), found[0][1] if found else None
+
+    def columns(self) -> np.ndarray:
+        """Returns which columns of `on_nodes` it takes, -1 for always on."""
+        columns = [part.columns(units) for part, units in self.held]
+        return np.max(columns, axis=0) if columns else np.full(self.size, -1)
 
 
 class _HomePlace:
@@ -353,16 +373,14 @@ class _HomePlace:
             return self._positions[0]
         return None if self._builder.positions is None else StepPositions(self._builder.positions)(h)
 
-    def _recurrent(
-        self, operation: Any, args: tuple, kwargs: dict, twin_class: type, rows: list[list[tuple[_Part, np.ndarray]]]
-    ) -> list[Any]:
+    def _recurrent(self, operation: Any, args: tuple, kwargs: dict, twin_class: type, rows: list[_Row]) -> list[Any]:
         """Calls the twin of a recurrent layer, and replaces the units in the states h that it gives out last."""
         if id(operation) not in self._twins:
-            found = [_together([part.own.along(units) for part, units in held]) for held in rows]
+            found = [row.values() for row in rows]
             self._twins[id(operation)] = twin_class(
                 operation,
                 [values for values, _ in found],
-                relative=any(part.own.relative for held in rows for part, _ in held),
+                relative=any(part.own.relative for row in rows for part, _ in row.held),
                 directions=[directions for _, directions in found],
                 name=operation.name,
                 dtype=operation.dtype_policy,
@@ -370,32 +388,17 @@ class _HomePlace:
         twin = self._twins[id(operation)]
         at = self._at(args[0])
         asked = {} if at is None else {"positions": at}
-        on_nodes = [self._row_of(held) for held in rows]
+        on_nodes = [TakeUnits(row.columns(), dtype=self._on_nodes.dtype)(self._on_nodes) for row in rows]
         # The twin replaces what enters: a state that another call of it has given goes in as it was.
         args, kwargs = tree.map_structure(lambda own: self._free.get((id(own), id(operation)), own), (args, kwargs))
         outputs = tree.flatten(twin(*args, **kwargs, **asked, on_nodes=on_nodes))
         if at is None and operation.return_state:
             # Behind the sequences (a Bidirectional may give two) come the states: h is the first of each row's.
             first = 2 if getattr(operation, "merge_mode", "concat") is None else 1
-            for number, held in enumerate(rows):
+            for number, row in enumerate(rows):
                 place = first + number * (len(outputs) - first) // len(rows)
                 free = outputs[place]
-                for part, units in held:
+                for part, units in row.held:
                     outputs[place] = self._replaced(outputs[place], part, units, -1)
                 self._free[id(outputs[place]), id(operation)] = free
         return outputs
-
-    def _row_of(self, held: list[tuple[_Part, np.ndarray]]) -> Any:
-        """Returns the row of `on_nodes` for a state that holds units of some parts; None for none."""
-        if not held:
-            return None
-        columns = [part.columns(units) for part, units in held]
-        # Each position belongs to one part alone.
-        return TakeUnits(np.max(columns, axis=0), dtype=self._on_nodes.dtype)(self._on_nodes)
-
-
-def _together(found: list[tuple[np.ndarray, Any]]) -> tuple[Any, Any]:
-    """Returns what stands in along one axis, values and directions, of several parts that share it; nothing of none."""
-    if not found:
-        return [], None
-    return np.sum([values for values, _ in found], axis=0), found[0][1]
