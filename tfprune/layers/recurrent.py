@@ -123,8 +123,6 @@ class _RecurrentTwin(Twin):
 
     def _change(self, row: int, on_nodes: list) -> Callable[[Any], Any]:
         """Returns what happens to the state h as it enters a step."""
-        if on_nodes[row] is None:
-            return lambda h: h
         on = ops.cast(on_nodes[row], self.layer.compute_dtype)
         return lambda h: self._replaced(row, h, on)
 

@@ -357,15 +357,15 @@ class _HomePlace:
             layer = MeanReplacement(axis=axis, relative=part.own.relative, dtype=h.dtype)
         else:
             layer = DirectionReplacement(len(part.own.off), axis=axis, dtype=h.dtype)
-        result = layer(h, self._row(part, units), *([] if at is None else [at]))
+        result = layer(h, self._row(part.columns(units)), *([] if at is None else [at]))
         layer.replacement.assign(values)
         if directions is not None:
             layer.outwards.assign(directions[0])
             layer.back.assign(directions[1])
         return result
 
-    def _row(self, part: _Part, units: np.ndarray) -> Any:
-        return TakeUnits(part.columns(units), dtype=self._on_nodes.dtype)(self._on_nodes)
+    def _row(self, columns: np.ndarray) -> Any:
+        return TakeUnits(columns, dtype=self._on_nodes.dtype)(self._on_nodes)
 
     def _at(self, h: Any) -> Any:
         """Returns at which steps of `h` units are replaced, or None for all."""
@@ -388,7 +388,7 @@ class _HomePlace:
         twin = self._twins[id(operation)]
         at = self._at(args[0])
         asked = {} if at is None else {"positions": at}
-        on_nodes = [TakeUnits(row.columns(), dtype=self._on_nodes.dtype)(self._on_nodes) for row in rows]
+        on_nodes = [self._row(row.columns()) for row in rows]
         # The twin replaces what enters: a state that another call of it has given goes in as it was.
         args, kwargs = tree.map_structure(lambda own: self._free.get((id(own), id(operation)), own), (args, kwargs))
         outputs = tree.flatten(twin(*args, **kwargs, **asked, on_nodes=on_nodes))
