@@ -13,7 +13,8 @@ from support.translation_decoding import Translator
 from support.translation_properties import NONE, Property
 
 from tfprune import experiments, neurons
-from tfprune.graph.walk import copied, fresh_input, functional, run
+from tfprune.graph.nodes import copied
+from tfprune.graph.walk import fresh_input, functional, run
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
 ORDERS = ("top", "bottom", "random")

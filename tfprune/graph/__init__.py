@@ -5,6 +5,7 @@ from tfprune.graph.flops_table import Call, register_flops
 from tfprune.graph.groups import Group, Member, UnitGraph, unit_groups
 from tfprune.graph.step import Signal, Step
 from tfprune.graph.table import register, row_of
+from tfprune.graph.tracing import closed
 
 __all__ = [
     "Call",
@@ -13,6 +14,7 @@ __all__ = [
     "Signal",
     "Step",
     "UnitGraph",
+    "closed",
     "count_flops",
     "count_parameters",
     "flops_by_layer",

@@ -16,7 +16,8 @@ from tfprune.graph import flops_rows
 from tfprune.graph.checks import named
 from tfprune.graph.flops_table import Call, Shape, flops_row_of
 from tfprune.graph.groups import UnitGraph
-from tfprune.graph.walk import functional, is_graph, nodes_of, substituted
+from tfprune.graph.nodes import name_of, substituted
+from tfprune.graph.walk import functional, is_graph, nodes_of
 from tfprune.units import LayerValues, check_flags, check_like
 
 Slots = tuple[int, ...]
@@ -200,7 +201,7 @@ class _Plan:
         batch = graph.inputs[0].shape[0] if graph.inputs else None
         for node in nodes_of(graph):
             entering = [known[id(tensor)] for tensor in node.input_tensors]
-            name = prefix + node.operation.name
+            name = prefix + name_of(node.operation)
             if is_graph(node.operation):
                 leaving = self.walk(functional(node.operation), entering, f"{name}/")
             else:
@@ -268,7 +269,7 @@ def _given(model: keras.Model, shapes: Sequence[Shape] | None) -> list[Shape]:
 def _flat_nodes(graph: keras.Model, prefix: str):
     """Yields `(name, node)` of every call, nested models opened up."""
     for node in nodes_of(graph):
-        name = prefix + node.operation.name
+        name = prefix + name_of(node.operation)
         if is_graph(node.operation):
             yield from _flat_nodes(functional(node.operation), f"{name}/")
         else:

@@ -16,6 +16,7 @@ from tfprune.graph.flops_table import Call, flops_row_of, register_flops
 from tfprune.graph.rows_ops import operations
 from tfprune.graph.rows_shape import layer_classes
 from tfprune.layers import RECURRENT, ONLSTMCell
+from tfprune.layers.opened import HeldWeight, SizedArray, WithMask
 
 _SOFTMAX = 5
 """Operations per number of a softmax: two to shift, one to exponentiate, two to normalize."""
@@ -35,7 +36,7 @@ _FREE_OPERATIONS = operations(
 )
 
 
-@register_flops(*_FREE, *_FREE_OPERATIONS)
+@register_flops(*_FREE, *_FREE_OPERATIONS, HeldWeight, SizedArray, WithMask)
 def free(call: Call) -> float:
     """Moves numbers, or applies an activation function."""
     return 0

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tfprune.layers.opened import Sized
+
 Shape = tuple[int, ...]
 
 
@@ -77,4 +79,5 @@ def register_flops(*classes: type) -> Callable[[FlopsRow], FlopsRow]:
 
 def flops_row_of(operation: Any) -> FlopsRow | None:
     """Returns the row for the exact class of `operation`, or None."""
+    operation = operation.operation if isinstance(operation, Sized) else operation
     return _table.get(type(operation))

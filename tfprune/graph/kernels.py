@@ -16,10 +16,10 @@ import numpy as np
 from keras import layers
 
 from tfprune.graph.groups import UnitGraph
+from tfprune.graph.nodes import substituted
 from tfprune.graph.rows_kernel import einsum_letters
 from tfprune.graph.rows_shape import layer_classes
 from tfprune.graph.step import Exit
-from tfprune.graph.walk import substituted
 from tfprune.layers import RECURRENT, CrossedConv, CrossedDense, is_plain_recurrent
 
 

@@ -10,18 +10,27 @@ import keras
 import numpy as np
 from keras import tree
 
-from tfprune.graph import rows_applications, rows_crossing, rows_merge, rows_ops, rows_sequence  # noqa: F401  (they fill the table)
+from tfprune.graph import (  # noqa: F401  (they fill the table)
+    rows_applications,
+    rows_crossing,
+    rows_merge,
+    rows_opened,
+    rows_ops,
+    rows_sequence,
+)
 from tfprune.graph.checks import check_outputs
+from tfprune.graph.nodes import name_of
 from tfprune.graph.step import Axes, Records, Signal, Spot, Step, signal_of
 from tfprune.graph.table import row_of
 from tfprune.graph.walk import functional, is_graph, nodes_of, run
+from tfprune.layers.opened import HeldWeight, Sized
 
 
 def read(model: keras.Model) -> Records:
     """Returns everything that the rows say about `model`; its outputs are fixed, its inputs untracked."""
     reader = _Reader()
     graph = functional(model)
-    reader.add_shared_variables(model)
+    reader.add_shared_variables(graph)
     outputs = reader.walk(graph, [_untracked(tensor) for tensor in graph.inputs], "")
     for signal in outputs:
         for ids in signal.axes:
@@ -48,7 +57,8 @@ class _Reader:
         """Remembers the layers that share a variable with another layer: a cut would tear them apart."""
         owners: dict[int, list[Any]] = {}
         for layer in model._flatten_layers(include_self=False):
-            if not any(True for _ in layer._flatten_layers(include_self=False)):
+            # What code reads of a layer's weights is cut with the layer.
+            if not isinstance(layer, HeldWeight) and not any(True for _ in layer._flatten_layers(include_self=False)):
                 for variable in layer.weights:
                     owners.setdefault(id(variable), []).append(layer)
         for layers in owners.values():
@@ -69,7 +79,7 @@ class _Reader:
         readers.update(id(tensor) for tensor in graph.outputs)
 
         def call(node: Any, args: tuple, kwargs: dict) -> list[Signal]:
-            name = prefix + node.operation.name
+            name = prefix + name_of(node.operation)
             signals = [leaf for leaf in tree.flatten((args, kwargs)) if isinstance(leaf, Signal)]
             if is_graph(node.operation):
                 axes = self._nested_call(node, signals, name)
@@ -102,16 +112,19 @@ class _Reader:
         return [signal.axes for signal in outputs]
 
     def _layer_call(self, node: Any, args: tuple, kwargs: dict, signals: list[Signal], name: str) -> list[Axes]:
-        step = Step(self.records, node, name)
+        operation = node.operation
+        if isinstance(operation, Sized):
+            operation, kwargs = operation.operation, {key: own for key, own in kwargs.items() if key != "like"}
+        step = Step(self.records, node, name, operation)
         untracked = [step.untracked(k) for k in range(len(node.outputs))]
-        reason = self._why_not(node.operation)
+        reason = self._why_not(operation)
         if reason is not None:
             self._closed.append((name, node.operation))
             step.wall(reason, signals)
             return untracked
-        row = f"The row for {type(node.operation).__name__} cannot read the call of {name!r}"
+        row = f"The row for {type(operation).__name__} cannot read the call of {name!r}"
         try:
-            result = row_of(node.operation).read(step, *args, **kwargs)
+            result = row_of(operation).read(step, *args, **kwargs)
         except Exception as error:  # A row may be a stranger's; whatever it raises is told with its layer.
             raise TypeError(f"{row}: {type(error).__name__}: {error}") from error
         outputs = result if isinstance(result, list) else [result]
@@ -124,6 +137,8 @@ class _Reader:
         return outputs
 
     def _why_not(self, operation: Any) -> str | None:
+        if row_of(operation) is None and hasattr(operation, "_tfprune_closed"):
+            return f"its code cannot be followed: {operation._tfprune_closed}"
         if row_of(operation) is None:
             return f"the class {type(operation).__name__} is not known; teach it with tfprune.graph.register"
         inside = [operation, getattr(operation, "layer", None)]

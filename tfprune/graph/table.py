@@ -20,6 +20,17 @@ class Row:
 
 
 _table: dict[type, Row] = {}
+_changes: list[int] = [0]
+
+
+def version_of_table() -> int:
+    """Returns a number that grows whenever a class is taught: what was read before may be read otherwise now."""
+    return _changes[0]
+
+
+def note_change() -> None:
+    """Says that models may be read otherwise from now on."""
+    _changes[0] += 1
 
 
 def register(*layer_classes: type, follows: bool = False) -> Callable[[Callable], Callable]:
@@ -57,6 +68,7 @@ def register(*layer_classes: type, follows: bool = False) -> Callable[[Callable]
 
     def keep(read: Callable) -> Callable:
         _table.update({layer_class: Row(read, follows) for layer_class in layer_classes})
+        note_change()
         return read
 
     return keep

@@ -9,11 +9,14 @@ from typing import Any
 import keras
 from keras import tree
 
+from tfprune.graph.nodes import nodes_in, substituted
+from tfprune.graph.opened import is_opened, opened
+
 _MOST_SAMPLES_AT_ONCE = 256
 
 
 def functional(model: keras.Model) -> keras.Model:
-    """Returns the functional graph behind `model`.
+    """Returns the functional graph behind `model`: its opened form where its layers are made of layers.
 
     Raises:
         TypeError: if `model` is no Keras model.
@@ -27,13 +30,8 @@ def functional(model: keras.Model) -> keras.Model:
                 f"model {model.name!r} is a Sequential model that is not built, so its shapes are unknown. "
                 "Start it with keras.Input(shape), or call it on data once."
             )
-        return model._functional
-    if not hasattr(model, "_nodes_by_depth"):
-        raise ValueError(
-            f"model {model.name!r} is a subclassed model ({type(model).__name__}): its graph cannot be read. Make it "
-            "functional: inputs = keras.Input(shape); model = keras.Model(inputs, model.call(inputs))."
-        )
-    return model
+        model = model._functional
+    return model if is_opened(model) else opened(model) or model
 
 
 def is_graph(operation: Any) -> bool:
@@ -45,13 +43,7 @@ def is_graph(operation: Any) -> bool:
 
 def nodes_of(model: keras.Model) -> Iterator[Any]:
     """Yields the nodes of the graph, inputs left out, each after those that it reads; equals in order of `layers`."""
-    graph = functional(model)
-    by_depth = graph._nodes_by_depth
-    place = {id(operation): number for number, operation in enumerate(graph.operations)}
-    for depth in sorted(by_depth, reverse=True):
-        for node in sorted(by_depth[depth], key=lambda node: place[id(node.operation)]):
-            if not isinstance(node.operation, keras.layers.InputLayer) and not node.is_input:
-                yield node
+    return nodes_in(functional(model))
 
 
 def flat_nodes(model: keras.Model) -> Iterator[Any]:
@@ -102,32 +94,9 @@ def run(
     return [values[id(reference)] for reference in graph.outputs]
 
 
-def substituted(node: Any, replace: Callable[[Any], Any]) -> tuple[tuple, dict]:
-    """Returns `(args, kwargs)` of the node's call with `replace(tensor)` in the place of every symbolic tensor."""
-
-    def swap(leaf: Any) -> Any:
-        return replace(leaf) if isinstance(leaf, keras.KerasTensor) else leaf
-
-    return tree.map_structure(swap, node.arguments.args), tree.map_structure(swap, node.arguments.kwargs)
-
-
 def call_operation(node: Any, args: tuple, kwargs: dict) -> list[Any]:
     """Calls the node's own operation: the plain forward pass, for use with `run`."""
     return tree.flatten(node.operation(*args, **kwargs))
-
-
-def copied(operation: Any, **changes: Any) -> Any:
-    """Returns an operation that shares everything with this one, its weights too, but the attributes in `changes`.
-
-    To build on copies leaves a model as it is: what is called symbolically keeps a record of every call for ever.
-    """
-    twin = object.__new__(type(operation))
-    # Calls of the copy must not show in the graph of the original, nor in the losses that it reports.
-    own = {"_inbound_nodes": [], "_outbound_nodes": []}
-    if isinstance(operation, keras.layers.Layer):
-        own |= {"_losses": [], "_loss_ids": set()}
-    twin.__dict__.update(operation.__dict__ | own | changes)
-    return twin
 
 
 def fresh_input(tensor: Any, **changes: Any) -> Any:

@@ -12,7 +12,8 @@ import tensorflow as tf
 from tfprune.compiling import ByLengths
 from tfprune.data import as_batches
 from tfprune.graph import UnitGraph, unit_groups
-from tfprune.graph.walk import copied, fresh_input, functional, run_flat
+from tfprune.graph.nodes import copied
+from tfprune.graph.walk import fresh_input, functional, run_flat
 from tfprune.layers import MeanReplacement, TakeUnits
 from tfprune.masking.build import ON_NODES, MaskedModel
 from tfprune.units import LayerValues

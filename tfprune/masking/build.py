@@ -12,7 +12,8 @@ from keras import tree
 from tfprune.borders import public
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.checks import named
-from tfprune.graph.walk import copied, fresh_input, functional, is_graph, nodes_of, run
+from tfprune.graph.nodes import copied
+from tfprune.graph.walk import fresh_input, functional, is_graph, nodes_of, run
 from tfprune.layers import FixedOnNodes, MaskedBidirectional, MaskedRNN, MeanReplacement, TakeUnits
 from tfprune.units import LayerValues, check_like
 

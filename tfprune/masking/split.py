@@ -10,8 +10,9 @@ import numpy as np
 import tensorflow as tf
 from keras.src import backend
 
+from tfprune.graph.nodes import substituted
 from tfprune.graph.probe import is_elementwise
-from tfprune.graph.walk import call_operation, functional, nodes_of, substituted
+from tfprune.graph.walk import call_operation, functional, nodes_of
 from tfprune.layers import MeanReplacement, TakeUnits
 
 # Kernel entries up to which a dense layer is taken apart by units: so many floats a point.

@@ -12,6 +12,7 @@ from keras.src import backend
 
 from tfprune.borders import names_of
 from tfprune.graph import Group, UnitGraph, unit_groups
+from tfprune.graph.nodes import name_of
 from tfprune.graph.walk import functional, is_graph, nodes_of
 from tfprune.graph.wiring import Wiring
 from tfprune.statistics.measures import occurrences
@@ -60,7 +61,7 @@ def _named_nodes(model: keras.Model, prefix: str, seen: set[int]) -> Iterator[tu
     """Yields the nodes of a model with those of its nested models, each model once, as `(outer/inner, node)`."""
     seen.add(id(functional(model)))
     for node in nodes_of(model):
-        name = prefix + node.operation.name
+        name = prefix + name_of(node.operation)
         yield name, node
         if is_graph(node.operation) and id(functional(node.operation)) not in seen:
             yield from _named_nodes(node.operation, f"{name}/", seen)

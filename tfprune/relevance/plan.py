@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.graph import UnitGraph
+from tfprune.graph.nodes import name_of
 from tfprune.graph.read import read
 from tfprune.graph.walk import functional, is_graph, nodes_of, run_flat
 from tfprune.units import describe_unknown
@@ -84,7 +85,7 @@ class Plan:
     def _name_layers(self, model: keras.Model, prefix: str) -> None:
         for node in nodes_of(model):
             operation = node.operation
-            self.names.setdefault(id(operation), prefix + operation.name)
+            self.names.setdefault(id(operation), prefix + name_of(operation))
             if is_graph(operation):
                 self._name_layers(operation, f"{prefix}{operation.name}/")
 

@@ -17,9 +17,10 @@ import numpy as np
 from keras import layers
 from keras.src.ops import numpy as numpy_operations
 
+from tfprune.graph.nodes import substituted
 from tfprune.graph.rows_kernel import einsum_letters
 from tfprune.graph.rows_shape import layer_classes
-from tfprune.graph.walk import flat_nodes, substituted
+from tfprune.graph.walk import flat_nodes
 from tfprune.surgery.rebuild import Rebuild
 
 Shape = tuple[int | None, ...]

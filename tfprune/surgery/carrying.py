@@ -10,6 +10,7 @@ import numpy as np
 from keras import layers
 
 from tfprune.borders import warn
+from tfprune.graph.nodes import is_bookkeeping
 
 _WITHOUT_COMPUTED_STATE = (
     *(layers.Dense, layers.EinsumDense, layers.Embedding),
@@ -38,7 +39,7 @@ def inner_pairs(old: Any, new: Any, verb: str) -> Iterator[tuple[Any, Any]]:
             yield one, other
             for name, value in vars(one).items():
                 # The list of all layers inside is in the order of their making, which is nobody's promise.
-                if name != "_layers" and not name.startswith("_self_"):
+                if name != "_layers" and not is_bookkeeping(name):
                     yield from walk(value, vars(other).get(name))
         elif isinstance(one, dict):
             for key, value in one.items():

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras.src.utils.tracking import Tracker
+
+from tfprune.graph.nodes import is_bookkeeping
 
 _OF_CALLS = {
     **dict.fromkeys(("_inbound_nodes", "_outbound_nodes", "_losses", "_losses_override"), list),
@@ -34,9 +36,6 @@ _OF_TRAINING = {
 _SAFE_TO_SHARE = (tf.lookup.StaticHashTable, tf.lookup.StaticVocabularyTable)
 """Resources that never change: setting another vocabulary makes a new table."""
 
-
-_BOOKKEEPING = "_self_"
-"""How the attributes begin in which TensorFlow lists what a layer exports; the copy gets its own."""
 
 _EMPTY = types.CellType()
 """The cell of a closure whose variable has no value yet."""
@@ -76,6 +75,15 @@ class Copier:
             raise NotCopied(f"{type(error).__name__}: {error}") from error
         return new
 
+    def know(self, pairs: Iterable[tuple[Any, Any]]) -> None:
+        """Says what stands for some objects in the copies: pairs of an old and a new one."""
+        for old, new in pairs:
+            self._remember(old, new)
+
+    def known(self, old: Any) -> Any:
+        """Returns what stands for an object, or None if it was not met."""
+        return self._copies.get(id(old), (old, None))[1]
+
     def variables(self) -> dict[int, Any]:
         """Returns the copy of every Keras variable that was copied, by the original's `id`."""
         return {id(old): new for old, new in self._copies.values() if isinstance(old, keras.Variable)}
@@ -90,7 +98,7 @@ class Copier:
         anew = anew | _OF_TRAINING if isinstance(old, keras.Model) else anew
         made = {name for name, value in vars(new).items() if isinstance(value, types.FunctionType)}
         for name, value in vars(old).items():
-            if name in made or name.startswith(_BOOKKEEPING):
+            if name in made or is_bookkeeping(name):
                 continue
             if name in anew:
                 vars(new)[name] = anew[name]()
@@ -99,7 +107,7 @@ class Copier:
                 vars(new)[name] = self._copy(value)
             except NotCopied as error:
                 raise NotCopied(f"{name}: {error}" if isinstance(old, keras.Operation) else str(error)) from error
-        for name, value in getattr(old, f"{_BOOKKEEPING}unconditional_dependency_names", {}).items():
+        for name, value in getattr(old, "_self_unconditional_dependency_names", {}).items():
             its = self._copy(value) if id(value) in self._copies else vars(new).get(name)
             if isinstance(its, tf.__internal__.tracking.Trackable):
                 new._track_trackable(its, name=name, overwrite=True)
@@ -137,8 +145,8 @@ class Copier:
     def _variable(self, old: Any) -> Any:
         # Keras would take a tf.Variable over as it is: the new variable starts from its value instead.
         new = keras.Variable(tf.convert_to_tensor(old.value), dtype=old.dtype, trainable=old.trainable, name=old.name)
-        own = ("_value", "_self_")
-        vars(new).update({name: value for name, value in vars(old).items() if not name.startswith(own)})
+        own = {name for name in vars(old) if not (name.startswith("_value") or is_bookkeeping(name))}
+        vars(new).update({name: vars(old)[name] for name in own})
         return self._remember(old, new)
 
     def _tf_variable(self, old: Any) -> Any:

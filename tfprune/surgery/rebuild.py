@@ -17,9 +17,11 @@ from keras.src.saving.serialization_lib import SafeModeScope
 
 from tfprune.borders import warn
 from tfprune.graph import UnitGraph
+from tfprune.graph.nodes import copied
+from tfprune.graph.opened import is_opened
 from tfprune.graph.step import Edit
-from tfprune.graph.walk import copied, flat_nodes, functional, is_graph, nodes_of, run
-from tfprune.surgery.carrying import carry_flags, carry_moments, carry_weights, inner_pairs
+from tfprune.graph.walk import flat_nodes, functional, is_graph, nodes_of, run
+from tfprune.surgery.carrying import carry_flags, carry_moments, carry_weights, inner_pairs, own_variables
 from tfprune.surgery.copying import Copier, NotCopied
 
 _OWN_OBJECTS = ("activation", "_initializer", "_regularizer", "_constraint")
@@ -91,19 +93,22 @@ class Rebuild:
     def _model(self, model: keras.Model) -> keras.Model:
         graph = functional(model)
         if id(graph) not in self._models:
-            new = self._sequential(model) if isinstance(model, keras.Sequential) else self._functional(model)
+            plain = isinstance(model, keras.Sequential) and graph is model._functional
+            new = self._sequential(model) if plain else self._functional(model, graph)
             # Without the setter, which would set the flags of all layers inside.
             new._trainable, functional(new)._trainable = model._trainable, graph._trainable
             self._models[id(graph)] = new
             self.operations[id(model)] = new
         return self._models[id(graph)]
 
-    def _functional(self, model: keras.Model) -> keras.Model:
-        inputs = [self._input(tensor) for tensor in model.inputs]
+    def _functional(self, model: keras.Model, graph: keras.Model) -> keras.Model:
+        inputs = [self._input(tensor) for tensor in graph.inputs]
         outputs = run(model, inputs, self._call)
-        return self._class_for(model, keras.Model)(
-            tree.pack_sequence_as(model._inputs_struct, inputs),
-            tree.pack_sequence_as(model._outputs_struct, outputs),
+        # Of an opened model the cut graph is housed afterwards, in a class that can say it.
+        new_class = keras.Model if is_opened(graph) else self._class_for(model, keras.Model)
+        return new_class(
+            tree.pack_sequence_as(graph._inputs_struct, inputs),
+            tree.pack_sequence_as(graph._outputs_struct, outputs),
             name=model.name,
         )
 
@@ -225,6 +230,15 @@ class Rebuild:
                 f"{self.verb}: {old.name!r} ({type(old).__name__}) cannot be built anew from its get_config(): {error} "
                 "Give the class a get_config() that returns all arguments of its constructor."
             ) from error
+
+    def new_variables(self) -> dict[int, Any]:
+        """Returns the variable of the new model for the `id` of every variable of the old one."""
+        found = dict(self._copier.variables())
+        for old, new, added in self._pairs():
+            own = [variable for variable in own_variables(new) if not (added and variable is new.bias)]
+            for one, other in zip(own_variables(old), own, strict=True):
+                found.setdefault(id(one), other)
+        return found
 
     def _pairs(self) -> list[tuple[Any, Any, bool]]:
         """Returns the rebuilt layers and those inside them: old, new, and whether the new one has got a bias."""

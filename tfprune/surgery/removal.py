@@ -11,9 +11,12 @@ import numpy as np
 from tfprune.borders import public, warn
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.finite import check_finite_weights
+from tfprune.graph.opened import is_opened
+from tfprune.graph.walk import functional
 from tfprune.masking import refuse_masked
 from tfprune.repair import Repair, find_repair
 from tfprune.surgery.biases import moved_biases
+from tfprune.surgery.forms import FORMS, housed
 from tfprune.surgery.rebuild import Cut, compile_like
 from tfprune.surgery.repairing import Repairer, needs_bias
 from tfprune.units import LayerValues, check_like
@@ -26,6 +29,7 @@ def remove(
     *,
     repair: Any = "zero",
     data: Any = None,
+    form: str = "auto",
     sequential: bool = True,
     keep_optimizer: bool = False,
 ) -> keras.Model:
@@ -52,6 +56,11 @@ def remove(
             `tfprune.repair.Channels` and returns `(A, c)`: units are guessed as `left @ A + c`.
         data: inputs for the repairs that need them, whatever `model.fit` takes; targets are not used. About 2000
             samples are enough; below 300 there is a warning.
+        form: where the result lives, if the model is subclassed or has layers that are made of layers: in "class", its
+            own class with smaller numbers; in "layers", a functional model of its own blocks, each built from its
+            configuration; in "plain", layers of Keras alone; in "copy", a copy that holds the cut layers in the place
+            of the old ones. "auto" takes the first of these that can be; `form_of(result)` says which, and why no
+            other. A model of layers that are all known is cut in the form "plain".
         sequential: False fits every reader to the original's activations alone, without regard to what the repairs
             before it leave: cheaper to reason about, and decidedly worse on deep models.
         keep_optimizer: whether the new model's optimizer gets the old one's moments, cut likewise.
@@ -74,6 +83,8 @@ def remove(
     very deep neural networks" (2017), equation 1.
     """
     refuse_masked(model)
+    if form not in FORMS:
+        raise ValueError(f"form: expected one of {', '.join(map(repr, FORMS))}, received {form!r}.")
     repair = find_repair(repair)
     graph = unit_groups(model)
     on = checked_mask(graph, mask)
@@ -83,6 +94,8 @@ def remove(
         _check_data(data, repair.name)
     cut = cut_out(graph, on, repair, data, sequential=sequential)
     warn_of_moved_biases(cut)
+    if is_opened(functional(model)) or form not in ("auto", "plain"):
+        cut.model = housed(cut, form)
     compile_like(model, cut, keep_optimizer=keep_optimizer)
     return cut.model
 

@@ -1,0 +1,68 @@
+"""Nodes and operations of a Keras graph one by one: their order, arguments, names and copies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+from keras import tree
+
+_PATH = "_tfprune_path"
+_BOOKKEEPING = re.compile(
+    "_self_(setattr_tracking|unconditional_|update_uid|name_based_restores|saveable_object_factories|"
+    "non_append_mutation|external_modification|last_wrapped|extra_variables|tracked_trackables)"
+)
+
+
+def is_bookkeeping(name: str) -> bool:
+    """Whether an attribute of this name holds what TensorFlow notes of a layer, not what the layer holds.
+
+    A layer may well hold a `_self_attention` of its own.
+    """
+    return _BOOKKEEPING.match(name) is not None
+
+
+def name_of(operation: Any) -> str:
+    """Returns the name of an operation: in an opened model its path, `block/layer`, which no name may be in Keras."""
+    return getattr(operation, _PATH, operation.name)
+
+
+def set_path(operation: Any, path: str) -> None:
+    """Names an operation of an opened model by its path."""
+    operation.name = path.replace("/", ".")
+    vars(operation)[_PATH] = path
+
+
+def nodes_in(graph: Any) -> Iterator[Any]:
+    """Yields the nodes of a functional graph as it is, as `nodes_of` does."""
+    by_depth = graph._nodes_by_depth
+    place = {id(operation): number for number, operation in enumerate(graph.operations)}
+    for depth in sorted(by_depth, reverse=True):
+        for node in sorted(by_depth[depth], key=lambda node: place[id(node.operation)]):
+            if not isinstance(node.operation, keras.layers.InputLayer) and not node.is_input:
+                yield node
+
+
+def substituted(node: Any, replace: Callable[[Any], Any]) -> tuple[tuple, dict]:
+    """Returns `(args, kwargs)` of the node's call with `replace(tensor)` in the place of every symbolic tensor."""
+
+    def swap(leaf: Any) -> Any:
+        return replace(leaf) if isinstance(leaf, keras.KerasTensor) else leaf
+
+    return tree.map_structure(swap, node.arguments.args), tree.map_structure(swap, node.arguments.kwargs)
+
+
+def copied(operation: Any, **changes: Any) -> Any:
+    """Returns an operation that shares everything with this one, its weights too, but the attributes in `changes`.
+
+    To build on copies leaves a model as it is: what is called symbolically keeps a record of every call for ever.
+    """
+    twin = object.__new__(type(operation))
+    # Calls of the copy must not show in the graph of the original, nor in the losses that it reports.
+    own = {"_inbound_nodes": [], "_outbound_nodes": []}
+    if isinstance(operation, keras.layers.Layer):
+        own |= {"_losses": [], "_loss_ids": set()}
+    twin.__dict__.update(operation.__dict__ | own | changes)
+    return twin

@@ -1,0 +1,402 @@
+"""The opened form of a model: a functional graph of the layers that its code calls, down to those that the table knows.
+
+A model whose layers are made of layers (a transformer of blocks, say), and a subclassed model, have no graph that could
+be read. Their code is run on symbolic tensors of two sizes. What it calls both times is the graph; what differs must
+follow the sizes of the inputs, so that the graph serves for every batch and, where the code allows, for every length.
+Before it is used, it is run beside the model on random numbers of a third size.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+from keras.src.ops.node import Node
+
+from tfprune.graph.nodes import copied, nodes_in, set_path, substituted
+from tfprune.graph.sizes import NotAlike, SizedCall, Symbol, aligned, begins_with
+from tfprune.graph.table import version_of_table
+from tfprune.graph.tracing import Trace, Traced, can_be_opened, run_graph, trace, where_it_failed
+from tfprune.layers.opened import Size, Sized, SizedArray, put
+
+_PLACE = "_tfprune_opened"
+_ORIGINALS = "_tfprune_originals"
+_SMALL, _OTHER, _THIRD = (2, 11), (3, 17), (4, 13)
+_LONG = (1024, 512, 256, 128, 64, 32)
+_TOLERANCE = 1e-4
+
+
+class _Held:
+    """The opened form that hangs on a model; nothing of it goes into copies of the model."""
+
+    def __init__(self, owner: Any, opened: Any):
+        self.owner, self.opened, self.version = weakref.ref(owner), opened, version_of_table()
+        self.token: tuple = ()
+
+    def __reduce__(self) -> tuple:
+        return object, ()
+
+
+def opened(model: keras.Model) -> keras.Model | None:
+    """Returns the opened form of a model, or None if there is nothing to open; the same one while the model is.
+
+    Raises:
+        ValueError: if it is a subclassed model whose code cannot be followed.
+    """
+    has_graph = hasattr(model, "_nodes_by_depth")
+    held = vars(model).get(_PLACE)
+    if isinstance(held, _Held) and held.owner() is model and held.token == _token(model, held.version):
+        held.version = version_of_table()
+        return held.opened
+    result = _open(model, has_graph) if _may(model) else None
+    # Opening builds layers that were not, so that the token is taken afterwards.
+    vars(model)[_PLACE] = held = _Held(model, result)
+    held.token = _token(model, None)
+    return result
+
+
+def is_opened(graph: keras.Model) -> bool:
+    """Whether a functional graph is the opened form of a model."""
+    return _ORIGINALS in vars(graph)
+
+
+def originals(form: keras.Model) -> dict[int, Any]:
+    """Returns the operation of the model for the `id` of each one of its opened form."""
+    return dict(vars(form)[_ORIGINALS])
+
+
+def example_inputs(form: keras.Model, length: int = _THIRD[1]) -> Any:
+    """Returns small random inputs for an opened form, structured as it takes them; open lengths are `length`."""
+    generator = np.random.default_rng(1)
+    arrays = []
+    for tensor in form.inputs:
+        shape = [own or (_THIRD[0] if axis == 0 else length) for axis, own in enumerate(tensor.shape)]
+        real = keras.backend.is_float_dtype(tensor.dtype)
+        array = generator.normal(size=shape) if real else generator.integers(0, 2, shape)
+        arrays.append(keras.ops.convert_to_tensor(array.astype(tensor.dtype)))
+    return tree.pack_sequence_as(form._inputs_struct, arrays)
+
+
+def _token(model: keras.Model, version: int | None) -> tuple:
+    """Returns what the opened form of a model hangs on.
+
+    Which layers are to be opened is only looked at where the table has changed since `version`.
+    """
+    graph = id(model._nodes_by_depth) if hasattr(model, "_nodes_by_depth") else None
+    held = vars(model).get(_PLACE)
+    if version == version_of_table():
+        to_open = held.token[1]
+    else:
+        to_open = tuple(id(layer) for layer in model._flatten_layers(include_self=False) if can_be_opened(layer))
+    return graph, to_open, _flags(model) if held.opened is not None else ()
+
+
+def _may(model: keras.Model) -> bool:
+    """Whether there is something to open."""
+    if not hasattr(model, "_nodes_by_depth"):
+        return True
+    return any(can_be_opened(layer) and not _is_plain_graph(layer) for layer in _operations(model))
+
+
+def _operations(model: Any) -> Iterator[Any]:
+    """Yields the operations of a graph and of the graphs nested in it."""
+    for operation in model.operations:
+        yield operation
+        graph = getattr(operation, "_functional", None) or operation
+        if isinstance(operation, keras.Model) and hasattr(graph, "_nodes_by_depth"):
+            yield from _operations(graph)
+
+
+def _is_plain_graph(layer: Any) -> bool:
+    """Whether a layer is a nested model with a graph, which is read as it is."""
+    if isinstance(layer, keras.Sequential):
+        return layer._functional is not None
+    return isinstance(layer, keras.Model) and hasattr(layer, "_nodes_by_depth")
+
+
+def _flags(model: keras.Model) -> tuple:
+    """Returns what of the layers of a model goes into its opened form, and may be changed by its owner."""
+    layers = model._flatten_layers(include_self=False)
+    return tuple((id(own), own._trainable, own.built, getattr(own, "lora_enabled", False)) for own in layers)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """How an input is laid out: its shape, None where it is open, its type and name."""
+
+    shape: tuple[int | None, ...]
+    dtype: str
+    name: str
+
+
+def _open(model: keras.Model, has_graph: bool) -> keras.Model | None:
+    structure = model._inputs_struct if has_graph else _inputs_of(model)
+    given = tree.flatten(structure)
+    call = (lambda inputs: run_graph(model, tree.flatten(inputs))) if has_graph else model.call
+    failed: list[str] = []
+    best: tuple[int, Any] | None = None
+    for inputs, groups in _ways(given, has_graph):
+        try:
+            found = _opened_at(model, structure, inputs, groups, call, has_graph)
+        except NotAlike as reason:
+            failed.append(str(reason))
+            continue
+        except Exception as error:  # The code of a stranger, run on tensors without numbers.
+            failed.append(where_it_failed(error))
+            continue
+        if best is None or len(found[0]) < best[0]:
+            best = len(found[0]), found[1]
+        if not found[0]:
+            break
+    if best is not None:
+        return best[1]
+    if has_graph:
+        return None
+    raise ValueError(
+        f"model {model.name!r} is a subclassed model ({type(model).__name__}), and its code cannot be followed: "
+        f"{failed[-1] if failed else 'it was never called on data'}. Make it functional: inputs = keras.Input(shape); "
+        "model = keras.Model(inputs, model.call(inputs)); or teach its layers with tfprune.graph.register."
+    )
+
+
+def _inputs_of(model: keras.Model) -> Any:
+    """Returns symbolic inputs of a subclassed model, as it was built by a call on data."""
+    shapes = getattr(model, "_build_shapes_dict", None)
+    if not model.built or not shapes:
+        raise ValueError(
+            f"model {model.name!r} is a subclassed model ({type(model).__name__}) that is not built, so its shapes are "
+            "unknown. Call it on data once."
+        )
+    (shape,) = shapes.values() if len(shapes) == 1 else (None,)
+    if shape is None:
+        raise ValueError(
+            f"model {model.name!r} is a subclassed model ({type(model).__name__}) that is called with several "
+            f"arguments ({', '.join(shapes)}). Let its call take one argument, a list or a dictionary of tensors."
+        )
+    dtype = model.input_dtype if keras.backend.is_float_dtype(model.input_dtype) else "float32"
+    return tree.map_shape_structure(lambda own: keras.KerasTensor((None, *own[1:]), dtype), shape)
+
+
+def _ways(given: list[Any], has_graph: bool) -> Iterator[tuple[list[_Sizes], str]]:
+    """Yields how the inputs may be laid out, the most general way first: shapes, and which lengths are one."""
+
+    def named(tensor: Any, number: int) -> str:
+        return tensor.name if has_graph else ("inputs" if len(given) == 1 else f"inputs_{number}")
+
+    plain = [_Sizes(tuple(own.shape), own.dtype, named(own, k)) for k, own in enumerate(given)]
+    variants = [plain]
+    if not has_graph:
+        open_lengths = [_Sizes((None,) * min(2, len(p.shape)) + p.shape[2:], p.dtype, p.name) for p in plain]
+        integers = [[_Sizes(p.shape, "int32", p.name) for p in own] for own in (open_lengths, plain)]
+        variants = [open_lengths, plain, *integers]
+    for own in variants:
+        lengths = [p for p in own if None in p.shape[1:]]
+        for groups in ("apart", "by_prefix", "one") if len(lengths) > 1 else ("one",):
+            yield own, groups
+    for own in variants:
+        if any(None in p.shape[1:] for p in own):
+            yield [_Sizes((p.shape[0], *(n or _THIRD[1] for n in p.shape[1:])), p.dtype, p.name) for p in own], "one"
+
+
+def _opened_at(model: Any, structure: Any, inputs: list[_Sizes], groups: str, call: Any, has_graph: bool) -> tuple:
+    """Returns the layers that stay closed, and the opened model."""
+    symbols = _symbols(inputs, groups)
+
+    def traced(which: Any) -> Trace:
+        shapes = [list(own.shape) for own in inputs]
+        for members, symbol in symbols:
+            for number, axis in members:
+                shapes[number][axis] = which(symbol)
+        tensors = [
+            keras.KerasTensor(shape, own.dtype, name=own.name) for shape, own in zip(shapes, inputs, strict=True)
+        ]
+        return trace(model, tree.pack_sequence_as(structure, tensors), call)
+
+    one, two = traced(lambda symbol: symbol.one), traced(lambda symbol: symbol.two)
+    sized = aligned(one, two, [symbol for _, symbol in symbols])
+    longest = _longest(traced, one, sized)
+    result = _Builder(model, structure, inputs, one, sized, longest).build()
+    _check(model, result, inputs, symbols, has_graph)
+    return one.closed, result
+
+
+def _symbols(inputs: list[_Sizes], groups: str) -> list[tuple[list[tuple[int, int]], Symbol]]:
+    """Returns the open lengths of the inputs: which axes are one, and what they are in both traces."""
+    found: dict[Any, list[tuple[int, int]]] = {}
+    for number, own in enumerate(inputs):
+        for axis, length in enumerate(own.shape):
+            if length is None:
+                prefix = own.name.split("_")[0] if groups == "by_prefix" else number if groups == "apart" else None
+                found.setdefault((axis, None if axis == 0 else prefix), []).append((number, axis))
+    result = []
+    for (axis, _), members in found.items():
+        if axis == 0:
+            result.append((members, Symbol(members[0], _SMALL[0], _OTHER[0])))
+        else:
+            # Numbers that no two of these have in common.
+            step = 2 * sum(own.axis[1] > 0 for _, own in result)
+            result.append((members, Symbol(members[0], _SMALL[1] + step, _OTHER[1] + 3 * step)))
+    return result
+
+
+def _longest(traced: Any, one: Trace, sized: list[SizedCall]) -> Trace | None:
+    """Returns a trace at the longest inputs that the code takes, if it makes arrays that follow the lengths."""
+    sizes = [size for call in sized for axes in call.arrays.values() for size in axes.values()]
+    if not any(axis > 0 for _, axes, _ in sizes for _, axis in axes):
+        return None
+
+    def at(length: int) -> Trace | None:
+        try:
+            found = traced(lambda symbol: symbol.one if symbol.axis[1] == 0 else length)
+        except Exception:  # Longer than its tables, say.
+            return None
+        return found if len(found.calls) == len(one.calls) and found.closed == one.closed else None
+
+    fits, too_long = None, None
+    for length in _LONG:
+        fits = at(length)
+        if fits is not None:
+            break
+        too_long = length
+    low = length
+    while fits is not None and too_long is not None and too_long - low > 1:
+        middle = (low + too_long) // 2
+        found = at(middle)
+        fits, low, too_long = (fits, low, middle) if found is None else (found, middle, too_long)
+    return fits
+
+
+class _Builder:
+    """Builds the functional graph on copies of the layers, which share their weights."""
+
+    def __init__(self, model: Any, structure: Any, inputs: list[_Sizes], one: Trace, sized: list, longest: Any):
+        self._model, self._structure, self._inputs = model, structure, inputs
+        self._trace, self._sized, self._longest = one, sized, longest
+        self._tensors: dict[int, Any] = {}
+        self._copies: dict[int, Any] = {}
+        self._names: dict[str, int] = {}
+        self._twins: list[tuple[Any, Any]] = []
+
+    def build(self) -> keras.Model:
+        inputs = [keras.Input(own.shape[1:], own.shape[0], own.dtype, name=own.name) for own in self._inputs]
+        self._like = inputs
+        self._tensors = {id(own): new for own, new in zip(self._trace.inputs, inputs, strict=True)}
+        for number, (call, sized) in enumerate(zip(self._trace.calls, self._sized, strict=True)):
+            self._call(number, call, sized)
+        outputs = tree.map_structure(lambda own: self._tensors[id(own)], self._trace.outputs)
+        result = keras.Model(tree.pack_sequence_as(self._structure, inputs), outputs, name=self._model.name)
+        result._trainable = self._model._trainable
+        vars(result)[_ORIGINALS] = {id(twin): old for old, twin in self._twins}
+        return result
+
+    def _call(self, number: int, call: Traced, sized: SizedCall) -> None:
+        given: Any = {**dict(enumerate(call.args)), **call.kwargs}
+        for path, axes in sized.arrays.items():
+            given = put(given, path, self._array(number, call, path, axes))
+        given = tree.map_structure(
+            lambda leaf: self._tensors.get(id(leaf), leaf) if isinstance(leaf, keras.KerasTensor) else leaf, given
+        )
+        args = tuple(given[place] for place in range(len(call.args)))
+        kwargs = {name: given[name] for name in call.kwargs}
+        operation = self._operation(call, sized)
+        if isinstance(operation, Sized):
+            kwargs["like"] = self._like
+        outputs = self._made(operation, call.outputs, sized.shapes)
+        Node(operation, args, kwargs, outputs)
+        self._tensors.update((id(old), new) for old, new in zip(call.outputs, outputs, strict=True))
+
+    def _made(self, operation: Any, old: list[Any], shapes: list[tuple]) -> list[Any]:
+        return [
+            keras.KerasTensor(shape, own.dtype, sparse=own.sparse, name=f"{operation.name}_{k}")
+            for k, (own, shape) in enumerate(zip(old, shapes, strict=True))
+        ]
+
+    def _operation(self, call: Traced, sized: SizedCall) -> Any:
+        from tfprune.graph.nodes import set_path
+
+        old = call.operation
+        if id(old) not in self._copies:
+            name = self._name(call.name)
+            if sized.settings or sized.arguments:
+                self._copies[id(old)] = Sized(copied(old), sized.settings, sized.arguments)
+            else:
+                self._copies[id(old)] = copied(old)
+            set_path(self._copies[id(old)], name)
+            self._twins.append((old, self._copies[id(old)]))
+            reason = self._trace.closed.get(call.name)
+            if reason is not None:
+                self._copies[id(old)]._tfprune_closed = reason
+        return self._copies[id(old)]
+
+    def _name(self, wanted: str) -> str:
+        self._names[wanted] = count = self._names.get(wanted, 0) + 1
+        return wanted if count == 1 else self._name(f"{wanted}_{count}")
+
+    def _array(self, number: int, call: Traced, path: tuple, axes: dict[int, Size]) -> Any:
+        """Returns a tensor for an array that follows the sizes of the inputs."""
+        longest = self._trace if self._longest is None else self._longest
+        value, short = (
+            np.asarray(_at({**dict(enumerate(own.args)), **own.kwargs}, path)) for own in (longest.calls[number], call)
+        )
+        if not begins_with(value, short):
+            raise NotAlike(f"{call.name} reads an array whose numbers change with the size")
+        repeated = [axis for axis, (_, lengths, _) in axes.items() if any(own == 0 for _, own in lengths)]
+        for axis in repeated:
+            first = np.take(value, [0], axis=axis)
+            if not np.array_equal(np.broadcast_to(first, value.shape), value):
+                raise NotAlike(f"{call.name} reads an array whose numbers differ from sample to sample")
+            value = first
+        operation = SizedArray(value, axes, repeated)
+        set_path(operation, self._name(f"{call.name}/array"))
+        shape = tuple(None if axis in axes else length for axis, length in enumerate(value.shape))
+        output = keras.KerasTensor(shape, value.dtype.name, name=f"{operation.name}_0")
+        Node(operation, (self._like,), {}, [output])
+        return output
+
+
+def _at(structure: Any, path: tuple) -> Any:
+    for place in path:
+        structure = getattr(structure, place) if isinstance(structure, slice) else structure[place]
+    return structure
+
+
+def _run_without_sizes(result: keras.Model) -> None:
+    """Runs copies of all operations on inputs of open lengths, as masking and cutting will: not all of them can."""
+    copies: dict[int, Any] = {}
+    values = {id(tensor): keras.KerasTensor(tensor.shape, tensor.dtype) for tensor in result.inputs}
+    for node in nodes_in(result):
+        args, kwargs = substituted(node, lambda leaf: values[id(leaf)])
+        operation = copies.setdefault(id(node.operation), copied(node.operation))
+        outputs = tree.flatten(operation(*args, **kwargs))
+        values.update({id(old): new for old, new in zip(node.outputs, outputs, strict=True)})
+
+
+def _check(model: Any, result: keras.Model, inputs: list[_Sizes], symbols: list, has_graph: bool) -> None:
+    """Raises NotAlike unless both compute the same for random numbers of a third size."""
+    shapes = [list(own.shape) for own in inputs]
+    for members, symbol in symbols:
+        for number, axis in members:
+            later = 2 * sum(own.axis[1] > 0 and own.axis < symbol.axis for _, own in symbols)
+            shapes[number][axis] = _THIRD[0] if axis == 0 else _THIRD[1] + later
+    generator = np.random.default_rng(0)
+    arrays = [
+        generator.normal(size=shape).astype(own.dtype)
+        if keras.backend.is_float_dtype(own.dtype)
+        else generator.integers(0, 2, shape).astype(own.dtype)
+        for shape, own in zip(shapes, inputs, strict=True)
+    ]
+    _run_without_sizes(result)
+    given = tree.pack_sequence_as(result._inputs_struct, [keras.ops.convert_to_tensor(own) for own in arrays])
+    expected, received = (
+        [keras.ops.convert_to_numpy(keras.ops.cast(own, "float32")) for own in tree.flatten(run(given, training=False))]
+        for run in (model, result)
+    )
+    for one, other in zip(expected, received, strict=True):
+        scale = max(1.0, float(np.abs(one[np.isfinite(one)]).max(initial=0.0)))
+        if one.shape != other.shape or not np.allclose(one, other, atol=_TOLERANCE * scale, equal_nan=True):
+            raise NotAlike("what was read of its code computes something else than the model")

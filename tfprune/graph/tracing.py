@@ -1,0 +1,385 @@
+"""Runs the code of a model on symbolic tensors of known shapes, into its layers as far down as their code allows.
+
+What remains are layers that the table knows, operations of `keras.ops`, and the layers that cannot be opened, with the
+reason. Nothing is copied and nothing is left behind: the model's layers are afterwards as they were before.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+from keras import tree
+from keras.src import backend
+
+from tfprune.graph.nodes import is_bookkeeping, nodes_in, substituted
+from tfprune.graph.table import note_change, row_of
+from tfprune.layers.opened import HeldWeight, WithMask
+
+_FOLDERS = ("keras", "tensorflow", "tfprune")
+_closed_classes: set[type] = set()
+_OPENED = "_tfprune_opened"
+_OF_KERAS = (
+    *("_trainable_variables", "_non_trainable_variables", "_tracker", "_layers", "_metrics", "_seed_generators"),
+    *("optimizer", "_optimizer", "_loss_tracker"),
+)
+"""Attributes in which Keras notes the variables of a layer, beside those that hold them."""
+
+
+def own_class(layer: Any) -> type:
+    """Returns the class of a layer, also while it is open."""
+    return vars(type(layer)).get(_OPENED, type(layer))
+
+
+def closed(*layer_classes: type) -> Any:
+    """Keeps layers of these classes shut: their code is not looked into, and units that reach them stay.
+
+    Args:
+        *layer_classes: classes of layers. The exact class counts.
+
+    Returns:
+        The first class, so that it can stand above a class as a decorator.
+
+    Raises:
+        TypeError: if one of them is no class.
+    """
+    for layer_class in layer_classes:
+        if not isinstance(layer_class, type):
+            raise TypeError(f"closed: expected classes, received {layer_class!r}. Pass the class, not an instance.")
+    _closed_classes.update(layer_classes)
+    note_change()
+    return layer_classes[0]
+
+
+def can_be_opened(operation: Any) -> bool:
+    """Whether an operation is a layer that the table does not know, so that its code is looked into."""
+    own = own_class(operation)
+    if not isinstance(operation, keras.layers.Layer) or own in _closed_classes or row_of(operation) is not None:
+        return False
+    # Those layers of Keras that are not in the table compute what cannot be followed: random numbers, tables of words.
+    return isinstance(operation, keras.Model) or not own.__module__.startswith("keras.src.layers")
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """One call that was met: its arguments, symbolic tensors among them, and what it gives out."""
+
+    operation: Any
+    name: str
+    args: tuple
+    kwargs: dict
+    outputs: list[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What the code of a model does.
+
+    Attributes:
+        inputs: the symbolic tensors that were put in, in order.
+        outputs: what came out, structured as the model gives it.
+        calls: every call that the outputs stand on, each after those that it reads.
+        closed: for the name of every layer that could not be opened, why.
+    """
+
+    inputs: list[Any]
+    outputs: Any
+    calls: list[Traced]
+    closed: dict[str, str]
+
+
+def trace(model: keras.Model, inputs: Any, call: Callable[[Any], Any], *, training: bool | None = None) -> Trace:
+    """Runs a model on symbolic tensors.
+
+    Args:
+        model: the model; it is as it was before afterwards.
+        inputs: a structure of symbolic tensors of known shapes.
+        call: runs the code of the model: takes `inputs`, returns the outputs.
+        training: what the code is told of whether it is training.
+    """
+    run = _Run(model, tree.flatten(inputs), training)
+    with run.hooked():
+        outputs = call(inputs)
+        calls = run.collect(tree.flatten(outputs))
+    outputs = tree.map_structure(run.resolved, outputs)
+    return Trace(run.inputs, outputs, calls, run.closed)
+
+
+def where_it_failed(error: BaseException) -> str:
+    """Returns the file and line, outside Keras and TensorFlow, at which code failed, with the message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not any(f"/{folder}/" in frame.filename for folder in _FOLDERS)]
+    frame = (own or frames)[-1]
+    message = " ".join(str(error).split())
+    short = message if len(message) < 200 else message[:197] + "..."
+    place = "/".join(frame.filename.split("/")[-2:])
+    return f"{place}, line {frame.lineno}: {type(error).__name__}: {short}"
+
+
+@dataclass
+class _Run:
+    """The state of one trace."""
+
+    model: keras.Model
+    inputs: list[Any]
+    training: bool | None
+    closed: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self._layers = list(self.model._flatten_layers())
+        self._held = {id(layer): _variables_of(layer) for layer in self._layers}
+        self._stand_ins: dict[int, tuple[Any, Any]] = {}
+        self._path: list[str] = []
+        self._training: list[Any] = [None]
+        self._aliases: dict[int, tuple[Any, Any]] = {}
+        self._plain: dict[int, tuple[Any, Any]] = {}
+        self._masked: dict[tuple[int, int], Any] = {}
+        self._paths: dict[int, str] = {}
+        self._shut: set[int] = set()
+        self._classes: dict[type, type] = {}
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Opens the layers for the time of the trace; afterwards they are as before."""
+        before = [(operation, _state(operation)) for operation in self._operations()]
+        weights = [(layer, name, value) for layer in self._layers for name, value in self._held[id(layer)]]
+        try:
+            for layer in self._layers:
+                if layer is not self.model:
+                    vars(layer)["symbolic_call"] = self._hook(layer)
+                    if can_be_opened(layer):
+                        object.__setattr__(layer, "__class__", self._called_by(type(layer)))
+            for layer, name, value in weights:
+                vars(layer)[name] = self._swapped(value)
+            yield
+        finally:
+            for layer, name, value in weights:
+                vars(layer)[name] = value
+            for operation, state in before:
+                vars(operation).pop("symbolic_call", None)
+                _restore(operation, state)
+            for layer in self._layers:
+                object.__setattr__(layer, "__class__", own_class(layer))
+
+    def _operations(self) -> Iterator[Any]:
+        """Yields all layers of the model, and the operations of the graphs inside."""
+        seen: set[int] = set()
+        for layer in self._layers:
+            for operation in (layer, *(getattr(layer, "_operations", None) or ())):
+                if id(operation) not in seen:
+                    seen.add(id(operation))
+                    yield operation
+
+    def _called_by(self, layer_class: type) -> type:
+        """Returns a class that differs in one thing: its calls give back what is no tensor as it is."""
+        if layer_class not in self._classes:
+            run = self
+
+            def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+                outputs = layer_class.__call__(layer, *args, **kwargs)
+                return tree.map_structure(lambda leaf: run._plain.get(id(leaf), (None, leaf))[1], outputs)
+
+            own = {"__call__": call, "__module__": layer_class.__module__, "__qualname__": layer_class.__qualname__}
+            self._classes[layer_class] = type(layer_class.__name__, (layer_class,), own | {_OPENED: layer_class})
+        return self._classes[layer_class]
+
+    def _swapped(self, value: Any) -> Any:
+        if isinstance(value, keras.Variable):
+            return self._stand_in(value)
+        if isinstance(value, dict):
+            return {key: self._swapped(own) for key, own in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._swapped(own) for own in value]
+        return value
+
+    def _stand_in(self, variable: Any) -> Any:
+        """Returns the symbolic tensor that stands for a variable which code reads outside the layers that are known."""
+        if id(variable) not in self._stand_ins:
+            tensor = HeldWeight(variable)(self.inputs[0])
+            self._stand_ins[id(variable)] = (variable, tensor)
+        return self._stand_ins[id(variable)][1]
+
+    def _hook(self, layer: Any) -> Callable:
+        opened = can_be_opened(layer)
+
+        def symbolic_call(*args: Any, **kwargs: Any) -> Any:
+            if opened and id(layer) not in self._shut:
+                return self._open(layer, args, kwargs)
+            return self._leaf(layer, args, kwargs)
+
+        return symbolic_call
+
+    def _open(self, layer: Any, args: tuple, kwargs: dict) -> Any:
+        name = self._here(layer)
+        self._path.append(layer.name)
+        self._training.append(kwargs.get("training"))
+        try:
+            outputs = code_of(layer)(*args, **kwargs)
+        except Exception as error:  # Whatever the code of a stranger raises on tensors without numbers.
+            self._shut.add(id(layer))
+            self.closed[name] = where_it_failed(error)
+        else:
+            return tree.map_structure(self._alias, outputs)
+        finally:
+            self._path.pop()
+            self._training.pop()
+        return self._leaf(layer, args, kwargs)
+
+    def _leaf(self, layer: Any, args: tuple, kwargs: dict) -> Any:
+        """Asks a layer that is not opened for the shapes of what it gives out; inside it its weights are its own."""
+        inside = list(layer._flatten_layers())
+        for own in inside:
+            vars(own).pop("symbolic_call", None)
+            for name, value in self._held.get(id(own), ()):
+                vars(own)[name] = value
+        try:
+            outputs = own_class(layer).symbolic_call(layer, *args, **kwargs)
+            if any(None in tensor.shape for tensor in tree.flatten(outputs)):
+                outputs = backend.compute_output_spec(layer.call, *args, **kwargs)
+        finally:
+            for own in inside:
+                vars(own)["symbolic_call"] = self._hook(own)
+                for name, value in self._held.get(id(own), ()):
+                    vars(own)[name] = self._swapped(value)
+        self._paths.setdefault(id(layer), self._here(layer))
+        for tensor in tree.flatten(outputs):
+            tensor._tfprune_where = ("/".join(self._path), self._training[-1])
+        return outputs
+
+    def _here(self, layer: Any) -> str:
+        return "/".join([*self._path, layer.name])
+
+    def _alias(self, tensor: Any) -> Any:
+        """Returns a tensor that stands for one from inside a layer: Keras notes on it that the layer has made it.
+
+        What is no tensor (None in the place of scores that were not asked for) gets a tensor, too: Keras wants one.
+        """
+        if not isinstance(tensor, keras.KerasTensor):
+            alias = keras.KerasTensor(())
+            self._plain[id(alias)] = (alias, tensor)
+            return alias
+        alias = keras.KerasTensor(tensor.shape, tensor.dtype, sparse=tensor.sparse)
+        mask = backend.get_keras_mask(tensor)
+        if mask is not None:
+            alias._keras_mask = mask
+        self._aliases[id(alias)] = (alias, tensor)
+        return alias
+
+    def resolved(self, tensor: Any) -> Any:
+        """Returns the tensor behind aliases, with the time mask that a layer has put on its outputs."""
+        if id(tensor) not in self._aliases:
+            return tensor
+        inner = self.resolved(self._aliases[id(tensor)][1])
+        mask = backend.get_keras_mask(tensor)
+        if mask is None or mask is backend.get_keras_mask(inner):
+            return inner
+        key = id(inner), id(mask)
+        if key not in self._masked:
+            self._masked[key] = WithMask()(inner, mask)
+        return self._masked[key]
+
+    def collect(self, outputs: list[Any]) -> list[Traced]:
+        """Returns the calls that the outputs stand on, each after those that it reads."""
+        given = {id(tensor) for tensor in self.inputs}
+        made: dict[int, Traced] = {}
+        calls: list[Traced] = []
+        waiting = [(self.resolved(tensor), False) for tensor in reversed(outputs)]
+        while waiting:
+            tensor, ready = waiting.pop()
+            if id(tensor) in given or id(tensor) in made:
+                continue
+            node = _node_of(tensor)
+            read = [self.resolved(own) for own in node.input_tensors]
+            if not ready:
+                waiting.append((tensor, True))
+                waiting.extend((own, False) for own in reversed(read))
+                continue
+            call = self._traced(node)
+            made.update((id(own), call) for own in node.outputs)
+            calls.append(call)
+        return calls
+
+    def _traced(self, node: Any) -> Traced:
+        args, kwargs = (
+            tree.map_structure(lambda leaf: self.resolved(leaf) if isinstance(leaf, keras.KerasTensor) else leaf, own)
+            for own in (node.arguments.args, node.arguments.kwargs)
+        )
+        path, training = getattr(node.outputs[0], "_tfprune_where", ("", None))
+        if "training" in kwargs and (kwargs["training"] is None or kwargs["training"] == training):
+            # What the code around it was told, not what it says itself.
+            kwargs = {key: value for key, value in kwargs.items() if key != "training"}
+        name = self._paths.get(id(node.operation))
+        if name is None:
+            name = "/".join(own for own in (path, type(node.operation).__name__.lower()) if own)
+        return Traced(node.operation, name, args, kwargs, list(node.outputs))
+
+
+def code_of(layer: Any) -> Callable:
+    """Returns what runs the code of a layer; the graph of a nested model is run node by node."""
+    if isinstance(layer, keras.Sequential) and layer._functional is not None:
+        return code_of(layer._functional)
+    if not isinstance(layer, keras.Model) or not hasattr(layer, "_nodes_by_depth"):
+        return layer.call
+
+    def graph(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        return run_graph(layer, tree.flatten(inputs))
+
+    return graph if type(layer).call in (keras.Model.call, type(keras.Model([], [])).call) else layer.call
+
+
+def run_graph(model: Any, inputs: Sequence[Any]) -> Any:
+    """Runs a functional graph node by node."""
+    values = {id(own): value for own, value in zip(model.inputs, inputs, strict=True)}
+    for node in nodes_in(model):
+        args, kwargs = substituted(node, lambda leaf: values[id(leaf)])
+        outputs = tree.flatten(node.operation(*args, **kwargs))
+        values.update({id(own): value for own, value in zip(node.outputs, outputs, strict=True)})
+    return tree.pack_sequence_as(model._outputs_struct, [values[id(own)] for own in model.outputs])
+
+
+def _node_of(tensor: Any) -> Any:
+    history = tensor._keras_history
+    return history.operation._inbound_nodes[history.node_index]
+
+
+def _state(operation: Any) -> dict[str, Any]:
+    """Returns what symbolic calls would leave on an operation."""
+    own = vars(operation)
+    state = {name: list(own[name]) for name in ("_inbound_nodes", "_outbound_nodes", "_losses") if name in own}
+    return state | {"_loss_ids": set(own.get("_loss_ids", ()))}
+
+
+def _restore(operation: Any, state: dict[str, Any]) -> None:
+    for name, before in state.items():
+        held = vars(operation).get(name)
+        if isinstance(held, list):
+            del held[len(before) :]
+        elif isinstance(held, set):
+            held.intersection_update(before)
+
+
+def _variables_of(layer: Any) -> list[tuple[str, Any]]:
+    """Returns the attributes of a layer that hold its variables: itself, in lists or in dictionaries."""
+    held = []
+    for name, value in vars(layer).items():
+        if name not in _OF_KERAS and not is_bookkeeping(name) and _holds_variables(value):
+            held.append((name, value))
+    return held
+
+
+def _holds_variables(value: Any) -> bool:
+    if isinstance(value, keras.Variable):
+        return True
+    if isinstance(value, dict):
+        return any(_holds_variables(own) for own in value.values())
+    return isinstance(value, list | tuple) and any(_holds_variables(own) for own in value)
+
+
+def takes_training(layer: Any) -> bool:
+    """Whether the code of a layer is told whether it is training."""
+    return "training" in inspect.signature(layer.call).parameters

@@ -1,0 +1,299 @@
+"""Where the cut form of an opened model lives: the smallest thing whose constructor can say its shape.
+
+- "class": the model's own class, built from its configuration with smaller numbers (all blocks alike).
+- "layers": a plain functional model of the model's own blocks, each built from its own configuration.
+- "plain": layers of Keras alone.
+- "copy": a copy of the model in which the cut layers and weights stand in the place of the old ones.
+
+Nothing is guessed without being checked: all weights have the cut shapes, and the result computes what was cut.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from tfprune.graph.nodes import name_of, nodes_in, substituted
+from tfprune.graph.opened import example_inputs, is_opened, originals
+from tfprune.graph.tracing import can_be_opened
+from tfprune.graph.walk import functional
+from tfprune.layers.opened import HeldWeight, Sized, SizedArray, WithMask
+from tfprune.surgery.copying import Copier, NotCopied
+from tfprune.surgery.rebuild import Cut
+
+FORMS = ("auto", "class", "layers", "copy", "plain")
+_PLACE = "_tfprune_form"
+_TOLERANCE = 1e-4
+_MOST_KEYS = 5
+_FACTORS = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Form:
+    """In which form a model was cut, and why not in one that stands before it.
+
+    Attributes:
+        name: "class", "layers", "plain" or "copy".
+        refused: for each form that was tried before, why it could not be.
+    """
+
+    name: str
+    refused: dict[str, str]
+
+
+class Refused(Exception):
+    """A form cannot be; the message says why."""
+
+
+def form_of(model: keras.Model) -> Form:
+    """Returns in which form `remove` has cut a model, and why not in another one.
+
+    Args:
+        model: what `remove` has returned.
+
+    Raises:
+        ValueError: if it was not cut by `remove` in this process.
+    """
+    form = vars(model).get(_PLACE)
+    if not isinstance(form, Form):
+        raise ValueError(f"model {model.name!r} was not cut by remove in this process, so it is in no form of its own.")
+    return form
+
+
+def housed(cut: Cut, form: str) -> keras.Model:
+    """Returns the cut model in a form, the first that can be where it is "auto".
+
+    Raises:
+        ValueError: if it cannot be in this form.
+    """
+    makers: dict[str, Callable[[_House], keras.Model]] = {
+        "class": _House.as_class,
+        "layers": _House.as_layers,
+        "plain": _House.as_plain,
+        "copy": _House.as_copy,
+    }
+    house, refused = _House(cut), dict[str, str]()
+    for name in makers if form == "auto" else (form,):
+        try:
+            model = makers[name](house)
+            if name != "plain":
+                house.check(model)
+        except Refused as reason:
+            refused[name] = str(reason)
+        except Exception as error:  # The code of a stranger, with other numbers than it was written for.
+            refused[name] = f"{type(error).__name__}: {_in_one_line(error)}"
+        else:
+            vars(model)[_PLACE] = Form(name, refused)
+            return model
+    told = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+    raise ValueError(f"form: model {cut.graph.model.name!r} cannot be cut in the form {form!r} ({told}).")
+
+
+class _House:
+    """The cut graph of an opened model, and what its weights and numbers have become."""
+
+    def __init__(self, cut: Cut):
+        self.cut, self.model = cut, cut.graph.model
+        self.opened = functional(self.model)
+        self._is_opened = is_opened(self.opened)
+        self._new = cut.new_variables()
+        self._numbers = dict(self._changed_numbers())
+
+    def as_plain(self) -> keras.Model:
+        """The cut graph as it is, where nothing stands in it but what Keras has."""
+        ours = HeldWeight | Sized | SizedArray | WithMask
+        for operation in self.opened.operations if self._is_opened else ():
+            if isinstance(operation, ours):
+                raise Refused(f"no layer of Keras says what {name_of(operation)!r} computes")
+        return self.cut.model
+
+    def as_class(self) -> keras.Model:
+        """The model's own class, built from its configuration with other numbers."""
+        if type(self.model).__module__.startswith("keras.src.models"):
+            raise Refused(f"its class is a plain keras.{type(self.model).__name__}")
+        new = self._reconfigured(self.model, self.model.name)
+        self._compare_classes(new)
+        return new
+
+    def as_layers(self) -> keras.Model:
+        """A functional model of the model's blocks, each built from its own configuration."""
+        copier = self._copier()
+        return self._run_with(
+            lambda block: self._reconfigured(block, block.name) if self._changes(block) else self._copied(block, copier)
+        )
+
+    def as_copy(self) -> keras.Model:
+        """A copy of the model, or of its blocks, that holds the cut layers and weights."""
+        copier = self._copier()
+        try:
+            if not hasattr(self.model, "_nodes_by_depth"):
+                return self._copied(self.model, copier)
+            return self._run_with(lambda block: self._copied(block, copier))
+        except NotCopied as reason:
+            raise Refused(str(reason)) from reason
+
+    def check(self, model: keras.Model) -> None:
+        """Raises Refused unless a model computes what was cut."""
+        inputs = example_inputs(self.cut.model)
+        received = tree.flatten(model(inputs, training=False))
+        for one, other in zip(tree.flatten(self.cut.model(inputs, training=False)), received, strict=True):
+            one, other = (keras.ops.convert_to_numpy(keras.ops.cast(own, "float32")) for own in (one, other))
+            scale = max(1.0, float(np.abs(one[np.isfinite(one)]).max(initial=0.0)))
+            if one.shape != other.shape or not np.allclose(one, other, atol=_TOLERANCE * scale, equal_nan=True):
+                raise Refused("it computes something else than the cut graph")
+
+    def _run_with(self, block: Callable[[Any], Any]) -> keras.Model:
+        """Runs the model's own graph with another layer in the place of each."""
+        graph = getattr(self.model, "_functional", None) or self.model
+        if not hasattr(graph, "_nodes_by_depth"):
+            raise Refused("it is a subclassed model, which has no graph of blocks")
+        inputs = [self.cut._input(tensor) for tensor in graph.inputs]
+        values = {id(old): new for old, new in zip(graph.inputs, inputs, strict=True)}
+        made: dict[int, Any] = {}
+        for node in nodes_in(graph):
+            operation = node.operation
+            if id(operation) not in made:
+                made[id(operation)] = block(operation) if can_be_opened(operation) else self._leaf(operation)
+            args, kwargs = substituted(node, lambda leaf: values[id(leaf)])
+            outputs = tree.flatten(made[id(operation)](*args, **kwargs))
+            values.update({id(old): new for old, new in zip(node.outputs, outputs, strict=True)})
+        result = keras.Model(
+            tree.pack_sequence_as(graph._inputs_struct, inputs),
+            tree.map_structure(lambda own: values[id(own)], graph._outputs_struct),
+            name=self.model.name,
+        )
+        result._trainable = self.model._trainable
+        return result
+
+    def _leaf(self, old: Any) -> Any:
+        """Returns the cut layer for one of the model's that the graph has as it is."""
+        twins = {id(own): key for key, own in originals(self.opened).items()} if self._is_opened else {}
+        new = self.cut.operations.get(twins.get(id(old), id(old)))
+        if new is None:
+            return self.cut._copied(old)
+        new.name = old.name
+        vars(new).pop("_tfprune_path", None)
+        new._inbound_nodes, new._outbound_nodes = [], []
+        return new
+
+    def _copied(self, old: Any, copier: Copier) -> Any:
+        if not can_be_opened(old) or id(old) in self._closed():
+            return self._leaf(old)
+        known = copier.known(old)
+        if known is not None:
+            return known
+        new = copier.layer(old)
+        for name, value in vars(new).items():
+            if type(value) is int and (id(old), value) in self._numbers:
+                vars(new)[name] = self._numbers[id(old), value]
+        return new
+
+    def _closed(self) -> set[int]:
+        return {id(own) for own in originals(self.opened).values()} if self._is_opened else set()
+
+    def _copier(self) -> Copier:
+        copier = Copier(lambda old: self._copied(old, copier))
+        copier.know(self._known_variables())
+        return copier
+
+    def _changes(self, block: Any) -> bool:
+        """Whether weights or numbers of a block are others in the cut model."""
+        inside = {id(own) for own in block._flatten_layers()}
+        shapes = [(own.shape, self._new[id(own)].shape) for own in block.weights if id(own) in self._new]
+        return any(key in inside for key, _ in self._numbers) or any(one != other for one, other in shapes)
+
+    def _known_variables(self) -> list[tuple[Any, Any]]:
+        variables = [own for layer in self.model._flatten_layers() for own in layer.variables]
+        return [(own, self._new[id(own)]) for own in variables if id(own) in self._new]
+
+    def _reconfigured(self, old: Any, name: str) -> Any:
+        """Builds a layer or model anew from its configuration, with the numbers that make its weights the cut ones."""
+        try:
+            config = old.get_config()
+        except Exception as error:
+            raise Refused(f"{name!r} has no configuration: {_in_one_line(error)}") from error
+        weights = old.weights
+        missing = [own.path for own in weights if id(own) not in self._new]
+        if missing:
+            raise Refused(f"{name!r}: the weight {missing[0]!r} is no part of what its code computes")
+        wanted = [tuple(self._new[id(own)].shape) for own in weights]
+        if wanted == [tuple(own.shape) for own in weights] and not any(key[0] == id(old) for key in self._numbers):
+            options: Iterator[dict] = iter([{}])
+        else:
+            options = self._options(config, weights, wanted)
+        for changes in options:
+            new = self._built(old, {**config, **changes})
+            if new is not None and [tuple(own.shape) for own in new.weights] == wanted:
+                for one, other in zip(weights, new.weights, strict=True):
+                    other.assign(self._new[id(one)].value)
+                new.trainable = old.trainable
+                return new
+        raise Refused(
+            f"no numbers in the configuration of {name!r} give the shapes of the cut weights: units of "
+            f"{self._not_uniform(weights, wanted)} differ from what its constructor can say"
+        )
+
+    def _options(self, config: dict, weights: list[Any], wanted: list[tuple]) -> Iterator[dict]:
+        """Yields changes of a configuration: numbers that are lengths of cut axes become what these are now."""
+        lengths: dict[int, set[int]] = {}
+        pairs = [
+            pair for own, shape in zip(weights, wanted, strict=True) for pair in zip(own.shape, shape, strict=True)
+        ]
+        for old, new in (*pairs, *((old, new) for (_, old), new in self._numbers.items())):
+            # Some constructors want twice the width of a gated layer, or the width of all heads together.
+            for factor in _FACTORS if old != new else ():
+                lengths.setdefault(int(old) * factor, set()).add(int(new) * factor)
+        keys = [key for key, value in config.items() if type(value) is int and value in lengths]
+        for count in range(min(len(keys), _MOST_KEYS), 0, -1):
+            for own in itertools.combinations(keys, count):
+                for values in itertools.product(*(sorted(lengths[config[key]]) for key in own)):
+                    yield dict(zip(own, values, strict=True))
+
+    def _built(self, old: Any, config: dict) -> Any:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                new = type(old).from_config(config)
+                if not new.built:
+                    new.build_from_config(old.get_build_config())
+                return new
+        except Exception:  # Its constructor refuses these numbers.
+            return None
+
+    def _not_uniform(self, weights: list[Any], wanted: list[tuple]) -> str:
+        changed = [own.path for own, shape in zip(weights, wanted, strict=True) if tuple(own.shape) != shape]
+        return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+    def _compare_classes(self, new: Any) -> None:
+        if type(new) is not type(self.model):
+            raise Refused(f"from_config gives a {type(new).__name__}")
+
+    def _changed_numbers(self) -> Iterator[tuple[tuple[int, int], int]]:
+        """Yields what numbers in the code of a block have become, by the block and the number."""
+        records = self.cut.graph.records
+        owners: dict[str, list[Any]] = {}
+        for layer in self.model._flatten_layers():
+            owners.setdefault(layer.name, []).append(layer)
+        for node in nodes_in(self.opened):
+            edits = [*records.edits.get(id(node.operation), {}).values(), *records.call_edits.get(id(node), ())]
+            if isinstance(node.operation, keras.layers.Layer) and not isinstance(node.operation, HeldWeight):
+                edits = records.call_edits.get(id(node), [])
+            for edit in edits:
+                counts = self.cut.counts(edit.ids)
+                if (counts == 1).all():
+                    continue
+                for part in name_of(node.operation).split("/")[:-1]:
+                    for layer in owners.get(part, ()):
+                        yield (id(layer), len(counts)), int(counts.sum())
+
+
+def _in_one_line(error: BaseException, most: int = 160) -> str:
+    message = " ".join(str(error).split())
+    return message if len(message) <= most else message[: most - 3] + "..."
