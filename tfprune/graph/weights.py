@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from tfprune.borders import names_of
+from tfprune.graph.nodes import name_of
 from tfprune.graph.rows_shape import layer_classes
 from tfprune.graph.walk import functional, is_graph, nodes_of
 from tfprune.units import describe_unknown
@@ -68,7 +69,7 @@ def kernel_weights(model: keras.Model) -> dict[str, KernelWeight]:
     taken: set[str] = set()
     for prefix, operation in _operations(model, "", set()):
         for path, variable in _kernels_of(operation):
-            name = _free("/".join((prefix + operation.name, *path)), taken)
+            name = _free("/".join((prefix + name_of(operation), *path)), taken)
             _, names, holders = found.setdefault(id(variable), (variable, [], []))
             names.append(name)
             holders.append(operation)
@@ -129,7 +130,7 @@ def _operations(model: keras.Model, prefix: str, seen: set[int]) -> Iterator[tup
             continue
         seen.add(id(operation))
         if is_graph(operation):
-            yield from _operations(operation, f"{prefix}{operation.name}/", seen)
+            yield from _operations(operation, f"{prefix}{name_of(operation)}/", seen)
         else:
             yield prefix, operation
 

@@ -13,7 +13,8 @@ from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.kernels import row_axes
 from tfprune.graph.walk import flat_nodes
 from tfprune.layers import CrossedConv, CrossedDense
-from tfprune.surgery.rebuild import Rebuild, compile_like
+from tfprune.surgery.forms import finished
+from tfprune.surgery.rebuild import Rebuild
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 _ALIKE = (
@@ -121,6 +122,10 @@ class _Crossing(Rebuild):
             options[name] = getattr(old, name)
         return CrossedConv(old.filters, old.kernel_size, ~rows, ~columns, **options)
 
+    def new_variables(self) -> dict[int, Any]:
+        # Those of crossed layers have no single one of the old that they stand for.
+        return self._copier.variables()
+
     def _carry(self) -> None:
         for old, new in self._rebuilt_layers:
             value = keras.ops.convert_to_numpy(old.kernel)
@@ -140,5 +145,4 @@ def cross(model: keras.Model, old_sizes: Mapping[str, int], crossing: str) -> ke
         crossing: "none" or "attention".
     """
     crossed = _Crossing(Kinds(unit_groups(model), old_sizes), crossing)
-    compile_like(model, crossed, keep_optimizer=False)
-    return crossed.model
+    return finished(model, crossed)

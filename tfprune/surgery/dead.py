@@ -16,7 +16,7 @@ from tfprune.masking import refuse_masked
 from tfprune.repair import mean
 from tfprune.repair.readers import Reading, readings
 from tfprune.statistics import exit_statistics
-from tfprune.surgery.rebuild import compile_like
+from tfprune.surgery.forms import finished
 from tfprune.surgery.removal import cut_out, warn_of_moved_biases
 from tfprune.surgery.repairing import rows_of_units
 
@@ -62,8 +62,7 @@ def remove_dead(model: keras.Model, data: Any, tolerance: float = 0.0) -> keras.
     # Constants are known from a single sample.
     cut = cut_out(graph, on, mean, data, warns=False)
     warn_of_moved_biases(cut)
-    compile_like(model, cut, keep_optimizer=False)
-    return cut.model
+    return finished(model, cut)
 
 
 def _dead_units(graph: UnitGraph, data: Any, tolerance: float) -> np.ndarray:

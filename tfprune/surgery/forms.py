@@ -26,9 +26,10 @@ from tfprune.graph.tracing import can_be_opened
 from tfprune.graph.walk import functional
 from tfprune.layers.opened import HeldWeight, Sized, SizedArray, WithMask
 from tfprune.surgery.copying import Copier, NotCopied
-from tfprune.surgery.rebuild import Cut
+from tfprune.surgery.rebuild import Rebuild, compile_like
 
-FORMS = ("auto", "class", "layers", "copy", "plain")
+FORMS = ("auto", "class", "layers", "plain", "copy")
+"""The forms, in the order in which "auto" tries them."""
 _PLACE = "_tfprune_form"
 _TOLERANCE = 1e-4
 _MOST_KEYS = 5
@@ -67,22 +68,30 @@ def form_of(model: keras.Model) -> Form:
     return form
 
 
-def housed(cut: Cut, form: str) -> keras.Model:
-    """Returns the cut model in a form, the first that can be where it is "auto".
+def finished(model: keras.Model, rebuilt: Rebuild, *, form: str = "auto", keep_optimizer: bool = False) -> keras.Model:
+    """Returns a rebuilt model in its form, compiled as the original is.
+
+    Args:
+        model: the original.
+        rebuilt: what was made of it.
+        form: one of `FORMS`. A model that was not opened is in the form "plain" as it is.
+        keep_optimizer: as for `compile_like`.
 
     Raises:
         ValueError: if it cannot be in this form.
     """
-    makers: dict[str, Callable[[_House], keras.Model]] = {
-        "class": _House.as_class,
-        "layers": _House.as_layers,
-        "plain": _House.as_plain,
-        "copy": _House.as_copy,
-    }
-    house, refused = _House(cut), dict[str, str]()
-    for name in makers if form == "auto" else (form,):
+    if is_opened(functional(model)) or form not in ("auto", "plain"):
+        rebuilt.model = _housed(rebuilt, form)
+    compile_like(model, rebuilt, keep_optimizer=keep_optimizer)
+    return rebuilt.model
+
+
+def _housed(rebuilt: Rebuild, form: str) -> keras.Model:
+    """Returns the rebuilt model in a form, the first that can be where it is "auto"."""
+    house, refused = _House(rebuilt), dict[str, str]()
+    for name in FORMS[1:] if form == "auto" else (form,):
         try:
-            model = makers[name](house)
+            model = getattr(house, f"as_{name}")()
             if name != "plain":
                 house.check(model)
         except Refused as reason:
@@ -93,17 +102,20 @@ def housed(cut: Cut, form: str) -> keras.Model:
             vars(model)[_PLACE] = Form(name, refused)
             return model
     told = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-    raise ValueError(f"form: model {cut.graph.model.name!r} cannot be cut in the form {form!r} ({told}).")
+    raise ValueError(
+        f"form: model {rebuilt.graph.model.name!r} cannot be cut in the form {form!r} ({told}). Cut other groups, or "
+        "take another form."
+    )
 
 
 class _House:
     """The cut graph of an opened model, and what its weights and numbers have become."""
 
-    def __init__(self, cut: Cut):
-        self.cut, self.model = cut, cut.graph.model
+    def __init__(self, rebuilt: Rebuild):
+        self.rebuilt, self.model = rebuilt, rebuilt.graph.model
         self.opened = functional(self.model)
         self._is_opened = is_opened(self.opened)
-        self._new = cut.new_variables()
+        self._new = rebuilt.new_variables()
         self._numbers = dict(self._changed_numbers())
 
     def as_plain(self) -> keras.Model:
@@ -112,7 +124,7 @@ class _House:
         for operation in self.opened.operations if self._is_opened else ():
             if isinstance(operation, ours):
                 raise Refused(f"no layer of Keras says what {name_of(operation)!r} computes")
-        return self.cut.model
+        return self.rebuilt.model
 
     def as_class(self) -> keras.Model:
         """The model's own class, built from its configuration with other numbers."""
@@ -141,9 +153,9 @@ class _House:
 
     def check(self, model: keras.Model) -> None:
         """Raises Refused unless a model computes what was cut."""
-        inputs = example_inputs(self.cut.model)
+        inputs = example_inputs(self.rebuilt.model)
         received = tree.flatten(model(inputs, training=False))
-        for one, other in zip(tree.flatten(self.cut.model(inputs, training=False)), received, strict=True):
+        for one, other in zip(tree.flatten(self.rebuilt.model(inputs, training=False)), received, strict=True):
             one, other = (keras.ops.convert_to_numpy(keras.ops.cast(own, "float32")) for own in (one, other))
             scale = max(1.0, float(np.abs(one[np.isfinite(one)]).max(initial=0.0)))
             if one.shape != other.shape or not np.allclose(one, other, atol=_TOLERANCE * scale, equal_nan=True):
@@ -154,7 +166,7 @@ class _House:
         graph = getattr(self.model, "_functional", None) or self.model
         if not hasattr(graph, "_nodes_by_depth"):
             raise Refused("it is a subclassed model, which has no graph of blocks")
-        inputs = [self.cut._input(tensor) for tensor in graph.inputs]
+        inputs = [self.rebuilt._input(tensor) for tensor in graph.inputs]
         values = {id(old): new for old, new in zip(graph.inputs, inputs, strict=True)}
         made: dict[int, Any] = {}
         for node in nodes_in(graph):
@@ -175,9 +187,9 @@ class _House:
     def _leaf(self, old: Any) -> Any:
         """Returns the cut layer for one of the model's that the graph has as it is."""
         twins = {id(own): key for key, own in originals(self.opened).items()} if self._is_opened else {}
-        new = self.cut.operations.get(twins.get(id(old), id(old)))
+        new = self.rebuilt.operations.get(twins.get(id(old), id(old)))
         if new is None:
-            return self.cut._copied(old)
+            return self.rebuilt._copied(old)
         new.name = old.name
         vars(new).pop("_tfprune_path", None)
         new._inbound_nodes, new._outbound_nodes = [], []
@@ -277,7 +289,7 @@ class _House:
 
     def _changed_numbers(self) -> Iterator[tuple[tuple[int, int], int]]:
         """Yields what numbers in the code of a block have become, by the block and the number."""
-        records = self.cut.graph.records
+        records = self.rebuilt.graph.records
         owners: dict[str, list[Any]] = {}
         for layer in self.model._flatten_layers():
             owners.setdefault(layer.name, []).append(layer)
@@ -286,7 +298,7 @@ class _House:
             if isinstance(node.operation, keras.layers.Layer) and not isinstance(node.operation, HeldWeight):
                 edits = records.call_edits.get(id(node), [])
             for edit in edits:
-                counts = self.cut.counts(edit.ids)
+                counts = self.rebuilt.counts(edit.ids)
                 if (counts == 1).all():
                     continue
                 for part in name_of(node.operation).split("/")[:-1]:

@@ -11,13 +11,11 @@ import numpy as np
 from tfprune.borders import public, warn
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.finite import check_finite_weights
-from tfprune.graph.opened import is_opened
-from tfprune.graph.walk import functional
 from tfprune.masking import refuse_masked
 from tfprune.repair import Repair, find_repair
 from tfprune.surgery.biases import moved_biases
-from tfprune.surgery.forms import FORMS, housed
-from tfprune.surgery.rebuild import Cut, compile_like
+from tfprune.surgery.forms import FORMS, finished
+from tfprune.surgery.rebuild import Cut
 from tfprune.surgery.repairing import Repairer, needs_bias
 from tfprune.units import LayerValues, check_like
 
@@ -94,10 +92,7 @@ def remove(
         _check_data(data, repair.name)
     cut = cut_out(graph, on, repair, data, sequential=sequential)
     warn_of_moved_biases(cut)
-    if is_opened(functional(model)) or form not in ("auto", "plain"):
-        cut.model = housed(cut, form)
-    compile_like(model, cut, keep_optimizer=keep_optimizer)
-    return cut.model
+    return finished(model, cut, form=form, keep_optimizer=keep_optimizer)
 
 
 def cut_out(

@@ -17,7 +17,7 @@ from tfprune.layers import MaskedBidirectional, MaskedMultiHeadAttention, Masked
 from tfprune.masking import refuse_masked
 from tfprune.surgery.biases import moved_biases
 from tfprune.surgery.draws import Draws
-from tfprune.surgery.rebuild import compile_like
+from tfprune.surgery.forms import finished
 from tfprune.surgery.widened import Widened, position_counts
 from tfprune.units import describe_unknown
 
@@ -91,8 +91,7 @@ def widen(
         raise ValueError(f"units: {moved} than the original. Ask for another number of units there.")
     if gamma is not None and any(more.values()) and not draws.num_scales:
         warn(f"gamma: no unit that was added to {', '.join(map(repr, more))} goes through a batch or group norm.")
-    compile_like(model, wide, keep_optimizer=keep_optimizer)
-    return wide.model
+    return finished(model, wide, keep_optimizer=keep_optimizer)
 
 
 def checked_units(graph: UnitGraph, units: Any) -> dict[str, int]:

@@ -8,7 +8,8 @@ import numpy as np
 from tfprune.borders import public
 from tfprune.graph import unit_groups
 from tfprune.graph.weights import kernel_weights
-from tfprune.surgery.rebuild import Cut, compile_like
+from tfprune.surgery.forms import finished
+from tfprune.surgery.rebuild import Cut
 from tfprune.units import LayerValues, check_like
 
 
@@ -45,9 +46,8 @@ def zero_weights(model: keras.Model, weight_mask: LayerValues) -> keras.Model:
     mask = check_like(weight_mask, shapes, "weight mask", partial=True, boolean=True)
     graph = unit_groups(model)
     copy = Cut(graph, np.ones(graph.num_units, bool))
-    new = kernel_weights(copy.model)
+    new = copy.new_variables()
     for name, on in mask.items():
-        variable = new[name].variable
+        variable = new[id(kernels[name].variable)]
         variable.assign(np.where(on, keras.ops.convert_to_numpy(variable), 0))
-    compile_like(model, copy, keep_optimizer=False)
-    return copy.model
+    return finished(model, copy)

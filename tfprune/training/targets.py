@@ -175,7 +175,11 @@ class Units:
         on = self.flat(mask)
         cut = cut_out(self.graph, on, repair, data, warns=not self._warned)
         self._warned = True
-        for old, new in zip(self.graph.model.weights, cut.model.weights, strict=True):
+        variables = cut.new_variables()
+        for old in self.graph.model.weights:
+            new = variables.get(id(old))
+            if new is None:  # It takes no part, so that both models share it.
+                continue
             value = keras.ops.convert_to_numpy(old).copy()
             value[self._places(cut, old)] = keras.ops.convert_to_numpy(new)
             old.assign(value)
