@@ -136,8 +136,8 @@ def test_layers_without_a_configuration_are_copied(name, generator):
     original = outputs(model, x)
     mask = LayerValues({"hidden": np.arange(12) < 5})
     small = remove(model, mask)
-    row = ops.convert_to_tensor(mask.flat[None], "float32")
-    masked = tfprune.with_on_nodes(model)([ops.convert_to_tensor(x), row])
+    row = tfprune.unit_groups(model).on_nodes(mask)
+    masked = tfprune.with_on_nodes(model)([ops.convert_to_tensor(x), ops.convert_to_tensor(row)])
     np.testing.assert_allclose(outputs(small, x), masked, atol=1e-6)
     assert type(small.layers[1]) is type(model.layers[1]) and small.layers[1] is not model.layers[1]
     assert [v.path for v in small.layers[1].variables] == [v.path for v in model.layers[1].variables]
@@ -207,6 +207,7 @@ class Counted(layers.Layer):
 
 
 def test_classes_that_cannot_be_made_empty_are_shared_and_said(generator):
+    tfprune.graph.closed(Counted)
     model = around(Counted(2.0))
     x = generator.normal(size=(6, 5, 8)).astype("float32")
     with pytest.warns(UserWarning, match=r"'counted' \(Counted\) cannot be copied \(TypeError: .*number"):
@@ -276,6 +277,7 @@ class TiedByVariable(layers.Layer):
     [(Tied, "holds a weight of these units"), (lambda layer: TiedByVariable(layer.embeddings), "share a variable")],
 )
 def test_weights_that_a_closed_layer_holds_too_stay(tie, reason, generator):
+    tfprune.graph.closed(Tied, TiedByVariable)
     x = keras.Input((5,), dtype="int32", name="x")
     embedding = layers.Embedding(9, 8, name="embedding")
     h = layers.Dense(12, "tanh", name="hidden")(embedding(x))
