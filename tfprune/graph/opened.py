@@ -19,7 +19,7 @@ from keras import tree
 from keras.src.ops.node import Node
 
 from tfprune.graph.nodes import copied, nodes_in, set_path, substituted
-from tfprune.graph.sizes import NotAlike, SizedCall, Symbol, aligned, begins_with
+from tfprune.graph.sizes import NotAlike, SizedCall, Symbol, aligned, anchors
 from tfprune.graph.table import version_of_table
 from tfprune.graph.tracing import Trace, Traced, can_be_opened, run_graph, trace, where_it_failed
 from tfprune.layers.opened import Size, Sized, SizedArray, put
@@ -343,7 +343,8 @@ class _Builder:
         value, short = (
             np.asarray(_at({**dict(enumerate(own.args)), **own.kwargs}, path)) for own in (longest.calls[number], call)
         )
-        if not begins_with(value, short):
+        found = anchors(value, short)
+        if found is None:
             raise NotAlike(f"{call.name} reads an array whose numbers change with the size")
         repeated = [axis for axis, (_, lengths, _) in axes.items() if any(own == 0 for _, own in lengths)]
         for axis in repeated:
@@ -351,7 +352,7 @@ class _Builder:
             if not np.array_equal(np.broadcast_to(first, value.shape), value):
                 raise NotAlike(f"{call.name} reads an array whose numbers differ from sample to sample")
             value = first
-        operation = SizedArray(value, axes, repeated)
+        operation = SizedArray(value, axes, repeated, found)
         set_path(operation, self._name(f"{call.name}/array"))
         shape = tuple(None if axis in axes else length for axis, length in enumerate(value.shape))
         output = keras.KerasTensor(shape, value.dtype.name, name=f"{operation.name}_0")

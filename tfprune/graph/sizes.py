@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import keras
@@ -142,9 +142,9 @@ def _size(one: Any, two: Any, symbols: Sequence[Symbol], name: str) -> Size:
         one, two = int(one), int(two)
         for count in (1, 2):
             for own in combinations(symbols, count):
-                product = np.prod([symbol.one for symbol in own]), np.prod([symbol.two for symbol in own])
-                if one % product[0] == 0 and one * product[1] == two * product[0]:
-                    return one // int(product[0]), tuple(symbol.axis for symbol in own), 0
+                both = np.prod([symbol.one for symbol in own]), np.prod([symbol.two for symbol in own])
+                if one % both[0] == 0 and one * both[1] == two * both[0]:
+                    return one // int(both[0]), tuple(symbol.axis for symbol in own), 0
         for symbol in symbols:
             for factor in (*range(1, _MOST_FACTOR), *range(-_MOST_FACTOR, 0)):
                 if one - factor * symbol.one == two - factor * symbol.two:
@@ -153,16 +153,32 @@ def _size(one: Any, two: Any, symbols: Sequence[Symbol], name: str) -> Size:
 
 
 def _array_sizes(one: np.ndarray, two: np.ndarray, symbols: Sequence[Symbol], name: str) -> dict[int, Size]:
-    """Returns the sizes of the axes of an array that follow; it must be the beginning of the one for longer inputs."""
+    """Returns the sizes of the axes of an array that follow; it must be a part of the one for longer inputs."""
     if one.ndim != two.ndim or one.dtype != two.dtype:
         raise NotAlike(f"{name} reads arrays of other kinds at other sizes")
     axes = [axis for axis, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b]
     result = {axis: _size(one.shape[axis], two.shape[axis], symbols, name) for axis in axes}
-    if not begins_with(two, one):
+    if anchors(two, one) is None:
         raise NotAlike(f"{name} reads an array whose numbers change with the size (random ones, say)")
     return result
 
 
-def begins_with(longer: np.ndarray, shorter: np.ndarray) -> bool:
-    """Whether an array holds another one at the beginning of its axes."""
-    return np.array_equal(longer[tuple(slice(0, length) for length in shorter.shape)], shorter)
+def anchors(longer: np.ndarray, shorter: np.ndarray) -> dict[int, int] | None:
+    """Returns where an array holds another one along the axes in which they differ, None if it does not hold it.
+
+    0 is at the beginning, 2 at the end (distances to the last token, say), 1 in the middle (those of two tokens).
+    """
+    axes = [axis for axis, (a, b) in enumerate(zip(longer.shape, shorter.shape, strict=True)) if a != b]
+    if any(longer.shape[axis] < shorter.shape[axis] for axis in axes):
+        return None
+    for own in product((0, 2, 1), repeat=len(axes)):
+        found = dict(zip(axes, own, strict=True))
+        if np.array_equal(longer[part_of(longer.shape, shorter.shape, found)], shorter):
+            return found
+    return None
+
+
+def part_of(longer: Sequence[int], shorter: Sequence[int], found: Mapping[int, int]) -> tuple[slice, ...]:
+    """Returns which part of an array another one is, as `anchors` has found."""
+    starts = [found.get(axis, 0) * (a - b) // 2 for axis, (a, b) in enumerate(zip(longer, shorter, strict=True))]
+    return tuple(slice(start, start + length) for start, length in zip(starts, shorter, strict=True))

@@ -139,21 +139,35 @@ class SizedArray(keras.Operation):
         array: the array for the longest inputs; of length 1 along axes that are repeated.
         sizes: for every axis that follows the inputs, the size that it is.
         repeated: the axes along which the array holds the same numbers.
+        anchors: where the array for shorter inputs stands in it, by axis: 0 at the beginning, 1 in the middle, 2 at the
+            end. An axis that is left out stands at the beginning.
         name: as for every operation.
     """
 
-    def __init__(self, array: Any, sizes: dict[int, Size], repeated: Sequence[int] = (), name: str | None = None):
+    def __init__(
+        self,
+        array: Any,
+        sizes: dict[int, Size],
+        repeated: Sequence[int] = (),
+        anchors: dict[int, int] | None = None,
+        name: str | None = None,
+    ):
         super().__init__(name=name)
         self.array = np.asarray(array)
         self.sizes, self.repeated = dict(sizes), tuple(repeated)
+        self.anchors = dict(anchors or {})
 
     def call(self, like: Sequence[Any]) -> Any:
         lengths = {axis: length_of(size, like) for axis, size in self.sizes.items()}
-        cut = [slice(None, lengths[k]) if k in lengths and k not in self.repeated else slice(None) for k in self._axes]
+        cut = [self._part(k, lengths[k]) if k in lengths and k not in self.repeated else slice(None) for k in self._axes]
         array = ops.convert_to_tensor(self.array)[tuple(cut)]
         for axis in self.repeated:
             array = ops.repeat(array, lengths[axis], axis=axis)
         return array
+
+    def _part(self, axis: int, length: Any) -> slice:
+        start = self.anchors.get(axis, 0) * (self.array.shape[axis] - length) // 2
+        return slice(start, start + length)
 
     @property
     def _axes(self) -> range:
@@ -168,4 +182,6 @@ class SizedArray(keras.Operation):
         return keras.KerasTensor(shape, self.array.dtype.name)
 
     def get_config(self) -> dict:
-        return {"name": self.name, "array": self.array, "sizes": self.sizes, "repeated": self.repeated}
+        return {"name": self.name, "array": self.array, "sizes": self.sizes, "repeated": self.repeated} | {
+            "anchors": self.anchors
+        }
