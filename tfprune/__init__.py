@@ -22,7 +22,7 @@ from tfprune.export import compare
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.masking import sweep, with_on_nodes
 from tfprune.select import keep_above, keep_budget, keep_random, keep_top
-from tfprune.surgery import remove, remove_dead, widen, zero_weights
+from tfprune.surgery import form_of, load, remove, remove_dead, save, widen, zero_weights
 from tfprune.units import LayerValues
 
 try:
@@ -38,12 +38,14 @@ __all__ = [
     "distinctiveness",
     "experiments",
     "export",
+    "form_of",
     "graph",
     "keep_above",
     "keep_budget",
     "keep_random",
     "keep_top",
     "layers",
+    "load",
     "neurons",
     "plots",
     "relevance",
@@ -51,6 +53,7 @@ __all__ = [
     "remove_dead",
     "repair",
     "saliency",
+    "save",
     "schedules",
     "statistics",
     "sweep",

@@ -29,6 +29,17 @@ def name_of(operation: Any) -> str:
     return getattr(operation, _PATH, operation.name)
 
 
+def keep_path(old: Any, new: Any) -> None:
+    """Gives an operation the path of the one that it stands for, if that has one."""
+    if _PATH in vars(old):
+        vars(new)[_PATH] = vars(old)[_PATH]
+
+
+def drop_path(operation: Any) -> None:
+    """Forgets the path of an operation, which is then known by its name."""
+    vars(operation).pop(_PATH, None)
+
+
 def set_path(operation: Any, path: str) -> None:
     """Names an operation of an opened model by its path."""
     operation.name = path.replace("/", ".")

@@ -19,18 +19,20 @@ from typing import Any
 import keras
 import numpy as np
 from keras import tree
+from keras.src.models.functional import Functional
 
-from tfprune.graph.nodes import name_of, nodes_in, substituted
+from tfprune.borders import warn
+from tfprune.graph.nodes import drop_path, name_of, nodes_in, substituted
 from tfprune.graph.opened import example_inputs, is_opened, originals
 from tfprune.graph.tracing import can_be_opened
 from tfprune.graph.walk import functional
 from tfprune.layers.opened import HeldWeight, Sized, SizedArray, WithMask
 from tfprune.surgery.copying import Copier, NotCopied
-from tfprune.surgery.rebuild import Rebuild, compile_like
+from tfprune.surgery.rebuild import Cut, Rebuild, compile_like
 
 FORMS = ("auto", "class", "layers", "plain", "copy")
 """The forms, in the order in which "auto" tries them."""
-_PLACE = "_tfprune_form"
+_PLACE, _ORIGIN = "_tfprune_form", "_tfprune_origin"
 _TOLERANCE = 1e-4
 _MOST_KEYS = 5
 _FACTORS = (1, 2, 3, 4)
@@ -47,6 +49,33 @@ class Form:
 
     name: str
     refused: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What was cut: the units that stayed, how many each group had, and the calls whose layers got a bias, by number.
+
+    `on` is None for other changes than a cut. Names do not count: Keras gives them numbers as it likes.
+    """
+
+    on: np.ndarray | None
+    sizes: list[int]
+    with_bias: list[int]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a model in the form "copy" was made of: the original's configuration, or why there is none, and the cuts."""
+
+    config: dict | None
+    reason: str
+    steps: tuple[Step, ...]
+
+
+def origin_of(model: keras.Model) -> Origin | None:
+    """Returns what a model in the form "copy" was made of; None for every other model."""
+    origin = vars(model).get(_ORIGIN)
+    return origin if isinstance(origin, Origin) else None
 
 
 class Refused(Exception):
@@ -100,6 +129,10 @@ def _housed(rebuilt: Rebuild, form: str) -> keras.Model:
             refused[name] = f"{type(error).__name__}: {_in_one_line(error)}"
         else:
             vars(model)[_PLACE] = Form(name, refused)
+            vars(model).pop(_ORIGIN, None)
+            if name == "copy":
+                vars(model)[_ORIGIN] = _origin(rebuilt)
+                vars(model)["save"] = _warn_and_save(model)
             return model
     told = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
     raise ValueError(
@@ -124,22 +157,28 @@ class _House:
         for operation in self.opened.operations if self._is_opened else ():
             if isinstance(operation, ours):
                 raise Refused(f"no layer of Keras says what {name_of(operation)!r} computes")
+        for operation in self.rebuilt.model.operations:
+            drop_path(operation)
         return self.rebuilt.model
 
     def as_class(self) -> keras.Model:
         """The model's own class, built from its configuration with other numbers."""
         if type(self.model).__module__.startswith("keras.src.models"):
             raise Refused(f"its class is a plain keras.{type(self.model).__name__}")
-        new = self._reconfigured(self.model, self.model.name)
+        new = self._reconfigured(self.model, lambda new: new(example_inputs(self.rebuilt.model)))
         self._compare_classes(new)
         return new
 
     def as_layers(self) -> keras.Model:
         """A functional model of the model's blocks, each built from its own configuration."""
         copier = self._copier()
-        return self._run_with(
-            lambda block: self._reconfigured(block, block.name) if self._changes(block) else self._copied(block, copier)
-        )
+
+        def block(old: Any, args: tuple, kwargs: dict) -> Any:
+            if self._changes(old):
+                return self._reconfigured(old, lambda new: new(*args, **kwargs))
+            return self._copied(old, copier)
+
+        return self._run_with(block)
 
     def as_copy(self) -> keras.Model:
         """A copy of the model, or of its blocks, that holds the cut layers and weights."""
@@ -147,7 +186,7 @@ class _House:
         try:
             if not hasattr(self.model, "_nodes_by_depth"):
                 return self._copied(self.model, copier)
-            return self._run_with(lambda block: self._copied(block, copier))
+            return self._run_with(lambda block, args, kwargs: self._copied(block, copier))
         except NotCopied as reason:
             raise Refused(str(reason)) from reason
 
@@ -161,8 +200,8 @@ class _House:
             if one.shape != other.shape or not np.allclose(one, other, atol=_TOLERANCE * scale, equal_nan=True):
                 raise Refused("it computes something else than the cut graph")
 
-    def _run_with(self, block: Callable[[Any], Any]) -> keras.Model:
-        """Runs the model's own graph with another layer in the place of each."""
+    def _run_with(self, block: Callable[[Any, tuple, dict], Any]) -> keras.Model:
+        """Runs the model's own graph with another layer in the place of each; `block` is told how it will be called."""
         graph = getattr(self.model, "_functional", None) or self.model
         if not hasattr(graph, "_nodes_by_depth"):
             raise Refused("it is a subclassed model, which has no graph of blocks")
@@ -172,7 +211,9 @@ class _House:
         for node in nodes_in(graph):
             operation = node.operation
             if id(operation) not in made:
-                made[id(operation)] = block(operation) if can_be_opened(operation) else self._leaf(operation)
+                args, kwargs = substituted(node, lambda leaf: values[id(leaf)])
+                opens = can_be_opened(operation)
+                made[id(operation)] = block(operation, args, kwargs) if opens else self._leaf(operation)
             args, kwargs = substituted(node, lambda leaf: values[id(leaf)])
             outputs = tree.flatten(made[id(operation)](*args, **kwargs))
             values.update({id(old): new for old, new in zip(node.outputs, outputs, strict=True)})
@@ -191,12 +232,14 @@ class _House:
         if new is None:
             return self.rebuilt._copied(old)
         new.name = old.name
-        vars(new).pop("_tfprune_path", None)
+        drop_path(new)
         new._inbound_nodes, new._outbound_nodes = [], []
         return new
 
     def _copied(self, old: Any, copier: Copier) -> Any:
-        if not can_be_opened(old) or id(old) in self._closed():
+        # A layer that is not called, whose weights the code around it reads, is cut here.
+        is_read = any(id(own) in self._new for own in old.weights)
+        if id(old) in self._closed() or not (can_be_opened(old) or is_read):
             return self._leaf(old)
         known = copier.known(old)
         if known is not None:
@@ -205,6 +248,9 @@ class _House:
         for name, value in vars(new).items():
             if type(value) is int and (id(old), value) in self._numbers:
                 vars(new)[name] = self._numbers[id(old), value]
+        if isinstance(new, Functional) and self._changes(old):
+            # A nested graph would insist on inputs as wide as they were.
+            new.input_spec = None
         return new
 
     def _closed(self) -> set[int]:
@@ -225,8 +271,12 @@ class _House:
         variables = [own for layer in self.model._flatten_layers() for own in layer.variables]
         return [(own, self._new[id(own)]) for own in variables if id(own) in self._new]
 
-    def _reconfigured(self, old: Any, name: str) -> Any:
-        """Builds a layer or model anew from its configuration, with the numbers that make its weights the cut ones."""
+    def _reconfigured(self, old: Any, build: Callable[[Any], Any]) -> Any:
+        """Builds a layer or model anew from its configuration, with the numbers that make its weights the cut ones.
+
+        `build` builds what its constructor leaves unbuilt.
+        """
+        name = old.name
         try:
             config = old.get_config()
         except Exception as error:
@@ -236,16 +286,13 @@ class _House:
         if missing:
             raise Refused(f"{name!r}: the weight {missing[0]!r} is no part of what its code computes")
         wanted = [tuple(self._new[id(own)].shape) for own in weights]
-        if wanted == [tuple(own.shape) for own in weights] and not any(key[0] == id(old) for key in self._numbers):
-            options: Iterator[dict] = iter([{}])
-        else:
-            options = self._options(config, weights, wanted)
-        for changes in options:
-            new = self._built(old, {**config, **changes})
+        for changes in ({}, *self._options(config, weights, wanted)):
+            new = _built(old, {**config, **changes}, build)
             if new is not None and [tuple(own.shape) for own in new.weights] == wanted:
                 for one, other in zip(weights, new.weights, strict=True):
                     other.assign(self._new[id(one)].value)
-                new.trainable = old.trainable
+                for one, other in zip(old._flatten_layers(), new._flatten_layers(), strict=False):
+                    other._trainable = one._trainable
                 return new
         raise Refused(
             f"no numbers in the configuration of {name!r} give the shapes of the cut weights: units of "
@@ -268,17 +315,6 @@ class _House:
                 for values in itertools.product(*(sorted(lengths[config[key]]) for key in own)):
                     yield dict(zip(own, values, strict=True))
 
-    def _built(self, old: Any, config: dict) -> Any:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                new = type(old).from_config(config)
-                if not new.built:
-                    new.build_from_config(old.get_build_config())
-                return new
-        except Exception:  # Its constructor refuses these numbers.
-            return None
-
     def _not_uniform(self, weights: list[Any], wanted: list[tuple]) -> str:
         changed = [own.path for own, shape in zip(weights, wanted, strict=True) if tuple(own.shape) != shape]
         return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
@@ -290,9 +326,6 @@ class _House:
     def _changed_numbers(self) -> Iterator[tuple[tuple[int, int], int]]:
         """Yields what numbers in the code of a block have become, by the block and the number."""
         records = self.rebuilt.graph.records
-        owners: dict[str, list[Any]] = {}
-        for layer in self.model._flatten_layers():
-            owners.setdefault(layer.name, []).append(layer)
         for node in nodes_in(self.opened):
             edits = [*records.edits.get(id(node.operation), {}).values(), *records.call_edits.get(id(node), ())]
             if isinstance(node.operation, keras.layers.Layer) and not isinstance(node.operation, HeldWeight):
@@ -301,9 +334,62 @@ class _House:
                 counts = self.rebuilt.counts(edit.ids)
                 if (counts == 1).all():
                     continue
-                for part in name_of(node.operation).split("/")[:-1]:
-                    for layer in owners.get(part, ()):
-                        yield (id(layer), len(counts)), int(counts.sum())
+                for layer in self._on_the_way(name_of(node.operation)):
+                    yield (id(layer), len(counts)), int(counts.sum())
+
+    def _on_the_way(self, path: str) -> Iterator[Any]:
+        """Yields the layers whose code has made a call: the model, and those that its path names.
+
+        Blocks of one kind hold layers of the same names; a layer that another one holds is looked for everywhere.
+        """
+        here = [self.model]
+        yield self.model
+        for part in path.split("/")[:-1]:
+            below = [own for layer in here for own in layer._flatten_layers(include_self=False, recursive=False)]
+            here = [own for own in below if own.name == part]
+            here = here or [own for own in self.model._flatten_layers() if own.name == part]
+            yield from here
+
+
+def _built(old: Any, config: dict, build: Callable[[Any], Any]) -> Any:
+    """Returns a layer or model like `old` of a configuration; None where its code refuses the numbers."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            new = type(old).from_config(config)
+            if not new.built or not new.weights:
+                build(new)
+                # It will be called in its place in a moment.
+                new._inbound_nodes, new._outbound_nodes = [], []
+            return new
+    except Exception:
+        return None
+
+
+def _origin(rebuilt: Rebuild) -> Origin:
+    graph, before = rebuilt.graph, origin_of(rebuilt.graph.model)
+    numbers = {id(node.operation): number for number, node in enumerate(nodes_in(functional(graph.model)))}
+    on = rebuilt.on if isinstance(rebuilt, Cut) else None
+    step = Step(on, list(graph.sizes.values()), sorted(numbers[key] for key in rebuilt.with_bias))
+    if before is not None:
+        return Origin(before.config, before.reason, (*before.steps, step))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Origin(keras.saving.serialize_keras_object(graph.model), "", (step,))
+    except Exception as error:  # A class without a configuration, or with one that cannot be written.
+        return Origin(None, _in_one_line(error), (step,))
+
+
+def _warn_and_save(model: keras.Model) -> Callable:
+    def save(*args: Any, **kwargs: Any) -> None:
+        warn(
+            f"save: model {model.name!r} was cut in the form 'copy', so that Keras cannot load the file: its class "
+            "would build the old widths. Use tfprune.save(model, path) and tfprune.load(path)."
+        )
+        type(model).save(model, *args, **kwargs)
+
+    return save
 
 
 def _in_one_line(error: BaseException, most: int = 160) -> str:

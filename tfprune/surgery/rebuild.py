@@ -17,7 +17,7 @@ from keras.src.saving.serialization_lib import SafeModeScope
 
 from tfprune.borders import warn
 from tfprune.graph import UnitGraph
-from tfprune.graph.nodes import copied
+from tfprune.graph.nodes import copied, keep_path
 from tfprune.graph.opened import is_opened
 from tfprune.graph.step import Edit
 from tfprune.graph.walk import flat_nodes, functional, is_graph, nodes_of, run
@@ -46,7 +46,7 @@ class Rebuild:
 
     def __init__(self, graph: UnitGraph, with_bias: Collection[int] = ()):
         self.graph = graph
-        self._with_bias = frozenset(with_bias)
+        self.with_bias = frozenset(with_bias)
         self._models: dict[int, keras.Model] = {}
         self._touched = self._find_touched()
         self._copier = Copier(self.operation)
@@ -74,7 +74,7 @@ class Rebuild:
         """Returns the `id`s of the operations of which something changes: a weight, a size, a channel that passes."""
         records = self.graph.records
         variables = {key for key, weight in records.weights.items() if self._any_changed(weight.axes)}
-        touched = set(self._with_bias)
+        touched = set(self.with_bias)
         touched.update(
             key for key, edits in records.edits.items() if self._any_changed(edit.ids for edit in edits.values())
         )
@@ -190,6 +190,7 @@ class Rebuild:
                 self._rebuilt_layers.append((old, self.operations[id(old)]))
             else:
                 self.operations[id(old)] = self._copied(old)
+            keep_path(old, self.operations[id(old)])
         return self.operations[id(old)]
 
     def _copied(self, old: Any) -> Any:
@@ -213,7 +214,7 @@ class Rebuild:
                 config = _without_build_config(old.get_config())
             for edit in self.graph.records.edits.get(id(old), {}).values():
                 _edit(config, edit.path, lambda value, edit=edit: self._changed(old, edit, value))
-            if id(old) in self._with_bias:
+            if id(old) in self.with_bias:
                 _add_bias(old, config)
             for key in config:
                 if key.endswith(_OWN_OBJECTS) and hasattr(old, key) and not isinstance(getattr(old, key), str):
@@ -247,7 +248,7 @@ class Rebuild:
             if not isinstance(old, keras.layers.Layer):
                 continue
             for one, other in inner_pairs(old, new, self.verb):
-                added = id(old) in self._with_bias and getattr(one, "bias", None) is None
+                added = id(old) in self.with_bias and getattr(one, "bias", None) is None
                 pairs.append((one, other, added))
         return pairs
 
@@ -276,12 +277,12 @@ class Cut(Rebuild):
     verb = "remove"
 
     def __init__(self, graph: UnitGraph, on: np.ndarray, with_bias: Collection[int] = ()):
-        self._on = on
+        self.on = on
         super().__init__(graph, with_bias)
 
     def kept(self, ids: np.ndarray) -> np.ndarray:
         """Returns for each of `ids` whether it stays."""
-        return self.graph.kept(ids, self._on)
+        return self.graph.kept(ids, self.on)
 
     counts = kept
 
