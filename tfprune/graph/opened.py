@@ -179,16 +179,26 @@ def _inputs_of(model: keras.Model) -> Any:
             f"arguments ({', '.join(shapes)}). Let its call take one argument, a list or a dictionary of tensors."
         )
     dtype = model.input_dtype if keras.backend.is_float_dtype(model.input_dtype) else "float32"
-    return tree.map_shape_structure(lambda own: keras.KerasTensor((None, *own[1:]), dtype), shape)
+    structure = _plain(tree.map_shape_structure(lambda own: keras.KerasTensor((None, *own[1:]), dtype), shape))
+    given = tree.flatten(structure)
+    for number, tensor in enumerate(given):
+        tensor.name = "inputs" if len(given) == 1 else f"inputs_{number}"
+    for name, tensor in structure.items() if isinstance(structure, dict) else ():
+        if isinstance(tensor, keras.KerasTensor):
+            tensor.name = name
+    return structure
+
+
+def _plain(structure: Any) -> Any:
+    """Returns a structure without the classes in which Keras tracks what a layer holds."""
+    if isinstance(structure, dict):
+        return {key: _plain(own) for key, own in structure.items()}
+    return [_plain(own) for own in structure] if isinstance(structure, list) else structure
 
 
 def _ways(given: list[Any], has_graph: bool) -> Iterator[tuple[list[_Sizes], str]]:
     """Yields how the inputs may be laid out, the most general way first: shapes, and which lengths are one."""
-
-    def named(tensor: Any, number: int) -> str:
-        return tensor.name if has_graph else ("inputs" if len(given) == 1 else f"inputs_{number}")
-
-    plain = [_Sizes(tuple(own.shape), own.dtype, named(own, k)) for k, own in enumerate(given)]
+    plain = [_Sizes(tuple(own.shape), own.dtype, own.name) for own in given]
     variants = [plain]
     if not has_graph:
         open_lengths = [_Sizes((None,) * min(2, len(p.shape)) + p.shape[2:], p.dtype, p.name) for p in plain]

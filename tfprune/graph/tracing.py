@@ -7,6 +7,7 @@ reason. Nothing is copied and nothing is left behind: the model's layers are aft
 from __future__ import annotations
 
 import inspect
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-from keras import tree
+from keras import ops, tree
 from keras.src import backend
+from keras.src.models.functional import Functional
 
 from tfprune.graph.nodes import is_bookkeeping, nodes_in, substituted
 from tfprune.graph.table import note_change, row_of
@@ -103,11 +105,35 @@ def trace(model: keras.Model, inputs: Any, call: Callable[[Any], Any], *, traini
         training: what the code is told of whether it is training.
     """
     run = _Run(model, tree.flatten(inputs), training)
-    with run.hooked():
+    with _any_index(), run.hooked():
         outputs = call(inputs)
         calls = run.collect(tree.flatten(outputs))
     outputs = tree.map_structure(run.resolved, outputs)
     return Trace(run.inputs, outputs, calls, run.closed)
+
+
+_index_lock = threading.Lock()
+_index_users: list[Callable] = []
+
+
+@contextmanager
+def _any_index() -> Iterator[None]:
+    """Lets symbolic tensors take a lone slice, None or Ellipsis as an index, as all other tensors do."""
+    with _index_lock:
+        _index_users.append(_index_users[0] if _index_users else keras.KerasTensor.__getitem__)
+        plain = _index_users[0]
+
+        def get_item(tensor: Any, key: Any) -> Any:
+            return plain(tensor, (key,) if key is None or key is Ellipsis or isinstance(key, slice) else key)
+
+        keras.KerasTensor.__getitem__ = get_item
+    try:
+        yield
+    finally:
+        with _index_lock:
+            _index_users.pop()
+            if not _index_users:
+                keras.KerasTensor.__getitem__ = plain
 
 
 def where_it_failed(error: BaseException) -> str:
@@ -133,13 +159,19 @@ class _Run:
     def __post_init__(self):
         self._layers = list(self.model._flatten_layers())
         self._held = {id(layer): _variables_of(layer) for layer in self._layers}
-        self._stand_ins: dict[int, tuple[Any, Any]] = {}
+        self._stand_ins: dict[tuple[int, str], tuple[Any, Any]] = {}
+        self._owners = {
+            id(own): (layer, name)
+            for layer in reversed(self._layers)
+            for name, value in self._held[id(layer)]
+            for own in tree.flatten(value)
+        }
         self._path: list[str] = []
         self._training: list[Any] = [None]
         self._aliases: dict[int, tuple[Any, Any]] = {}
         self._plain: dict[int, tuple[Any, Any]] = {}
         self._masked: dict[tuple[int, int], Any] = {}
-        self._paths: dict[int, str] = {}
+        self._paths: dict[int, str] = {id(self.model): ""}
         self._shut: set[int] = set()
         self._classes: dict[type, type] = {}
 
@@ -155,7 +187,7 @@ class _Run:
                     if can_be_opened(layer):
                         object.__setattr__(layer, "__class__", self._called_by(type(layer)))
             for layer, name, value in weights:
-                vars(layer)[name] = self._swapped(value)
+                vars(layer)[name] = self._swapped(value, layer)
             yield
         finally:
             for layer, name, value in weights:
@@ -188,21 +220,31 @@ class _Run:
             self._classes[layer_class] = type(layer_class.__name__, (layer_class,), own | {_OPENED: layer_class})
         return self._classes[layer_class]
 
-    def _swapped(self, value: Any) -> Any:
+    def _swapped(self, value: Any, layer: Any) -> Any:
         if isinstance(value, keras.Variable):
-            return self._stand_in(value)
+            return self._stand_in(value, layer)
         if isinstance(value, dict):
-            return {key: self._swapped(own) for key, own in value.items()}
+            return {key: self._swapped(own, layer) for key, own in value.items()}
         if isinstance(value, list | tuple):
-            return [self._swapped(own) for own in value]
+            return [self._swapped(own, layer) for own in value]
         return value
 
-    def _stand_in(self, variable: Any) -> Any:
-        """Returns the symbolic tensor that stands for a variable which code reads outside the layers that are known."""
-        if id(variable) not in self._stand_ins:
-            tensor = HeldWeight(variable)(self.inputs[0])
-            self._stand_ins[id(variable)] = (variable, tensor)
-        return self._stand_ins[id(variable)][1]
+    def _stand_in(self, variable: Any, layer: Any) -> Any:
+        """Returns the symbolic tensor that stands for a variable which code reads outside the layers that are known.
+
+        In mixed precision it comes in the type that the layer computes in, as a variable does.
+        """
+        casts = layer.autocast and variable._autocast and backend.is_float_dtype(variable.dtype)
+        dtype = layer.compute_dtype if casts else variable.dtype
+        if (id(variable), dtype) not in self._stand_ins:
+            plain = self._stand_ins.get((id(variable), variable.dtype)) or (
+                variable,
+                HeldWeight(variable)(self.inputs[0]),
+            )
+            self._stand_ins[id(variable), variable.dtype] = plain
+            if dtype != variable.dtype:
+                self._stand_ins[id(variable), dtype] = variable, ops.cast(plain[1], dtype)
+        return self._stand_ins[id(variable), dtype][1]
 
     def _hook(self, layer: Any) -> Callable:
         opened = can_be_opened(layer)
@@ -216,6 +258,7 @@ class _Run:
 
     def _open(self, layer: Any, args: tuple, kwargs: dict) -> Any:
         name = self._here(layer)
+        self._paths.setdefault(id(layer), name)
         self._path.append(layer.name)
         self._training.append(kwargs.get("training"))
         try:
@@ -224,6 +267,7 @@ class _Run:
             self._shut.add(id(layer))
             self.closed[name] = where_it_failed(error)
         else:
+            self._note_place(outputs, (args, kwargs))
             return tree.map_structure(self._alias, outputs)
         finally:
             self._path.pop()
@@ -245,11 +289,29 @@ class _Run:
             for own in inside:
                 vars(own)["symbolic_call"] = self._hook(own)
                 for name, value in self._held.get(id(own), ()):
-                    vars(own)[name] = self._swapped(value)
+                    vars(own)[name] = self._swapped(value, own)
         self._paths.setdefault(id(layer), self._here(layer))
         for tensor in tree.flatten(outputs):
             tensor._tfprune_where = ("/".join(self._path), self._training[-1])
         return outputs
+
+    def _note_place(self, outputs: Any, given: Any) -> None:
+        """Notes on all that the code of a layer has made between its inputs and outputs that it was made there."""
+        where = ("/".join(self._path), self._training[-1])
+        met = {id(own) for own in tree.flatten((given, self.inputs))}
+        waiting = tree.flatten(outputs)
+        while waiting:
+            tensor = waiting.pop()
+            if id(tensor) in met or not isinstance(tensor, keras.KerasTensor):
+                continue
+            met.add(id(tensor))
+            if id(tensor) in self._aliases:
+                waiting.append(self._aliases[id(tensor)][1])
+            elif hasattr(tensor, "_keras_history"):
+                node = _node_of(tensor)
+                waiting.extend(node.input_tensors)
+                for own in node.outputs:
+                    own._tfprune_where = getattr(own, "_tfprune_where", where)
 
     def _here(self, layer: Any) -> str:
         return "/".join([*self._path, layer.name])
@@ -314,9 +376,25 @@ class _Run:
             # What the code around it was told, not what it says itself.
             kwargs = {key: value for key, value in kwargs.items() if key != "training"}
         name = self._paths.get(id(node.operation))
-        if name is None:
+        if isinstance(node.operation, HeldWeight):
+            name = self._name_of_weight(node.operation.held)
+        elif name is None:
             name = "/".join(own for own in (path, type(node.operation).__name__.lower()) if own)
         return Traced(node.operation, name, args, kwargs, list(node.outputs))
+
+    def _name_of_weight(self, variable: Any) -> str:
+        """Returns the path of the layer that holds a weight, and the weight's name in it."""
+        layer, attribute = self._owners[id(variable)]
+        own = attribute if variable.name.startswith("variable") else variable.name
+        return "/".join(part for part in (self._path_of(layer), own) if part)
+
+    def _path_of(self, layer: Any) -> str:
+        """Returns the path of a layer: as it was called, else as it is held."""
+        if id(layer) not in self._paths:
+            holds = (own for own in self._layers if any(one is layer for one in own._layers))
+            parent = next(holds, self.model)
+            self._paths[id(layer)] = "/".join(part for part in (self._path_of(parent), layer.name) if part)
+        return self._paths[id(layer)]
 
 
 def code_of(layer: Any) -> Callable:
@@ -329,7 +407,7 @@ def code_of(layer: Any) -> Callable:
     def graph(inputs: Any, *args: Any, **kwargs: Any) -> Any:
         return run_graph(layer, tree.flatten(inputs))
 
-    return graph if type(layer).call in (keras.Model.call, type(keras.Model([], [])).call) else layer.call
+    return graph if type(layer).call in (keras.Model.call, Functional.call) else layer.call
 
 
 def run_graph(model: Any, inputs: Sequence[Any]) -> Any:
