@@ -13,6 +13,7 @@ from tfprune.borders import public, warn
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.flops import Costs, guessed_flops
 from tfprune.select.checks import LEAST_SHARE, check_fraction, check_positive, checked_scores, warn_of_thin_groups
+from tfprune.select.kinds import check_uniform, kinds_of
 from tfprune.select.masks import round_up
 from tfprune.ties import rising_order
 from tfprune.units import LayerValues, check_like
@@ -32,6 +33,7 @@ def keep_budget(
     min_share: float = LEAST_SHARE,
     min_units: int = 1,
     round_to: int = 1,
+    uniform: bool = False,
 ) -> LayerValues:
     """Takes the units with the lowest scores of all groups away until the model fits into a budget.
 
@@ -64,12 +66,16 @@ def keep_budget(
         min_units: how many units of every group stay at least.
         round_to: the number that stays in a group is a multiple of this, or all of them: hardware often likes multiples
             of 8. The budget is still met.
+        uniform: whether as many units stay in all groups of a kind: those of one size whose names differ in nothing but
+            the block, such as all `.../feedforward_intermediate_dense` of a transformer. The lowest units of all groups
+            of a kind go at once, by their mean score. Constructors that say one width for all blocks need it (the form
+            "class" of `remove`).
 
     Returns:
         The mask of the groups that have scores: bool by group name, True = kept.
 
     Raises:
-        TypeError: if scores are no numbers, or `model` is no Keras model.
+        TypeError: if scores are no numbers, `model` is no Keras model, or `uniform` is no bool.
         ValueError: if no budget is given or a share is not above 0 and at most 1; if scores do not fit the model; if
             the budget cannot be reached; if FLOPs are wanted of a model that leaves lengths open; if an option is out
             of its range.
@@ -80,6 +86,7 @@ def keep_budget(
         9
     """
     scores = checked_scores(scores)
+    check_uniform(uniform, scores)
     check_positive(min_units, "min_units")
     check_positive(round_to, "round_to")
     check_fraction(min_share, "min_share")
@@ -95,7 +102,7 @@ def keep_budget(
     whole = cost(np.ones(graph.num_units, bool))
     most = {what: share * whole[what] for what, share in wanted.items() if share is not None}
     least = {name: max(min_units, _ceil(min_share * len(own))) for name, own in scores.items()}
-    steps = _removal_steps(graph, scores.map(_normalised) if normalise else scores, least)
+    steps = _removal_steps(graph, scores.map(_normalised) if normalise else scores, least, uniform)
     after = _Rounded(graph, steps, round_to)
     number = _fewest_steps(len(steps), lambda count: all(cost(after(count))[what] <= most[what] for what in most))
     if number is None:
@@ -186,7 +193,7 @@ def _fewest_steps(num_steps: int, fits: Callable[[int], bool]) -> int | None:
     return low
 
 
-def _removal_steps(graph: UnitGraph, scores: LayerValues, least: Mapping[str, int]) -> list[np.ndarray]:
+def _removal_steps(graph: UnitGraph, scores: LayerValues, least: Mapping[str, int], uniform: bool) -> list[np.ndarray]:
     """Returns the columns that go at each step, the lowest scores first; never more of a group than may go."""
     value = np.full(graph.num_units, np.nan)
     group_of = np.zeros(graph.num_units, int)
@@ -198,6 +205,8 @@ def _removal_steps(graph: UnitGraph, scores: LayerValues, least: Mapping[str, in
         group_of[group.start : group.start + group.size] = number
         spare.append(group.size - least[name])
     together = _linked(graph, value)
+    if uniform:
+        together = _of_a_kind(graph, scores, value, together)
     together.sort(key=lambda columns: int(columns[0]))
     order = rising_order(np.array([value[columns].mean() for columns in together]))
     steps = []
@@ -229,6 +238,28 @@ def _linked(graph: UnitGraph, value: np.ndarray) -> list[np.ndarray]:
             for alone in partners.pop(column, []):
                 partners.pop(alone, None)
     return [np.array(columns) for columns in {id(own): own for own in partners.values()}.values()]
+
+
+def _of_a_kind(graph: UnitGraph, scores: LayerValues, value: np.ndarray, linked: list[np.ndarray]) -> list[np.ndarray]:
+    """Returns the units that go together if as many are to go in all groups of a kind: the lowest of each, and so on.
+
+    Units that have none to go with, in one of the groups, stay.
+    """
+    sets = {column: set(own.tolist()) for own in linked for column in own.tolist()}
+    for names in kinds_of({name: values.size for name, values in scores.items()}):
+        ranked = []
+        for name in names:
+            columns = [column for column in range(graph[name].start, graph[name].start + graph[name].size)]
+            columns = np.array([column for column in columns if column in sets], int)
+            ranked.append(columns[rising_order(value[columns])].tolist())
+        fewest = min(map(len, ranked))
+        for rank in range(fewest):
+            joined = set().union(*(sets[own[rank]] for own in ranked))
+            sets.update(dict.fromkeys(joined, joined))
+        for column in (column for own in ranked for column in own[fewest:]):
+            for alone in sets.get(column, ()):
+                sets[alone] = set()
+    return [np.array(sorted(own)) for own in {id(own): own for own in sets.values() if own}.values()]
 
 
 def _refuse_budget(least: dict[str, int], whole: dict[str, int], wanted: dict, floor: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from tfprune.borders import public
 from tfprune.graph import UnitGraph
 from tfprune.select.checks import LEAST_SHARE, check_fraction, check_positive, checked_scores, warn_of_thin_groups
+from tfprune.select.kinds import check_equal_shares, check_uniform, ranks_of_kinds
 from tfprune.ties import rising_order
 from tfprune.units import LayerValues, describe_unknown
 
@@ -26,6 +27,7 @@ def keep_top(
     scope: str = "group",
     min_units: int = 1,
     round_to: int = 1,
+    uniform: bool = False,
 ) -> LayerValues:
     """Keeps the units, or the weights, with the highest scores.
 
@@ -45,13 +47,19 @@ def keep_top(
             weights.
         round_to: the number that stays in a group is rounded up to a multiple of this, but to no more than there are:
             hardware often likes multiples of 8. Fewer units than wanted go then.
+        uniform: whether as many units stay in all groups of a kind: those of one size whose names differ in nothing but
+            the block, such as all `.../feedforward_intermediate_dense` of a transformer. Constructors that say one
+            width for all blocks need it (the form "class" of `remove`). With scope "group" they do anyway, unless
+            `sparsity` says otherwise, which is refused; with scope "global" the lowest units of all groups of a kind go
+            at once, by their mean score, as long as no more go than wanted.
 
     Returns:
         The mask: bool in the shapes of the scores, True = kept.
 
     Raises:
         TypeError: if scores are no numbers.
-        ValueError: if a score is NaN, a group is unknown, or an argument is out of its range.
+        ValueError: if a score is NaN, a group is unknown, or an argument is out of its range; if `uniform` is wanted of
+            single weights, or of groups of a kind with different fractions.
 
     Example:
         >>> scores = LayerValues({"first": [0.1, 0.7, 0.2, 0.9], "second": [0.4, 0.3]})
@@ -61,17 +69,25 @@ def keep_top(
         array([False,  True, False,  True,  True, False])
         >>> keep_top(scores, {"first": 0.25}).flat
         array([False,  True,  True,  True,  True,  True])
+        >>> blocks = LayerValues({"block_0/dense": [0.1, 0.2, 0.3, 0.4], "block_1/dense": [0.5, 0.6, 0.7, 0.8]})
+        >>> keep_top(blocks, 0.5, scope="global", uniform=True).flat
+        array([False, False,  True,  True, False, False,  True,  True])
     """
     scores = checked_scores(scores)
     shares = _shares(sparsity, scores, scope)
+    check_uniform(uniform, scores)
     check_positive(min_units, "min_units")
     check_positive(round_to, "round_to")
     if scope not in SCOPES:
         raise ValueError(f"scope: expected one of {', '.join(map(repr, SCOPES))}, received {scope!r}.")
     sizes = _sizes(scores)
     if scope == "group":
+        if uniform:
+            check_equal_shares(shares, scores)
         least = _least(scores, min_units)
         kept = {name: size - min(_floor(size * shares[name]), size - least[name]) for name, size in sizes.items()}
+    elif uniform:
+        kept = _kept_by_kind(scores, min_units, _floor(scores.size * sparsity))
     else:
         goes = _removal_order(scores, min_units)[: _floor(scores.size * sparsity)]
         gone = np.bincount(_group_of_unit(sizes)[goes], minlength=len(sizes))
@@ -180,6 +196,23 @@ def _removal_order(scores: LayerValues, min_units: int) -> np.ndarray:
     before[by_group] = np.arange(len(order)) - starts[group_of[by_group]]
     may_go = [size - least for size, least in zip(sizes.values(), _least(scores, min_units).values(), strict=True)]
     return order[before < np.array(may_go)[group_of]]
+
+
+def _kept_by_kind(scores: LayerValues, min_units: int, most: int) -> dict[str, int]:
+    """Returns how many units of each group stay, as many in all of a kind, if at most `most` of all go."""
+    kinds = ranks_of_kinds(scores)
+    values, kind_of_step = [], []
+    for number, (_, own) in enumerate(kinds):
+        may_go = max(0, len(own) - min_units)
+        values.extend(own[:may_go])
+        kind_of_step.extend([number] * may_go)
+    gone, steps = 0, [0] * len(kinds)
+    for place in rising_order(np.array(values)).tolist():
+        number = kind_of_step[place]
+        if gone + len(kinds[number][0]) > most:
+            break
+        gone, steps[number] = gone + len(kinds[number][0]), steps[number] + 1
+    return {name: len(scores[name]) - steps[k] for k, (names, _) in enumerate(kinds) for name in names}
 
 
 def _group_of_unit(sizes: dict[str, int]) -> np.ndarray:
