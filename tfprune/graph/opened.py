@@ -17,6 +17,7 @@ import keras
 import numpy as np
 from keras import tree
 from keras.src.ops.node import Node
+from keras.src.ops.numpy import Reshape
 
 from tfprune.graph.nodes import copied, nodes_in, set_path, substituted
 from tfprune.graph.sizes import NotAlike, SizedCall, Symbol, aligned, anchors
@@ -34,8 +35,9 @@ _TOLERANCE = 1e-4
 class _Held:
     """The opened form that hangs on a model; nothing of it goes into copies of the model."""
 
-    def __init__(self, owner: Any, opened: Any):
+    def __init__(self, owner: Any, opened: Any, reason: str):
         self.owner, self.opened, self.version = weakref.ref(owner), opened, version_of_table()
+        self.reason = reason
         self.token: tuple = ()
 
     def __reduce__(self) -> tuple:
@@ -53,9 +55,9 @@ def opened(model: keras.Model) -> keras.Model | None:
     if isinstance(held, _Held) and held.owner() is model and held.token == _token(model, held.version):
         held.version = version_of_table()
         return held.opened
-    result = _open(model, has_graph) if _may(model) else None
+    result, reason = _open(model, has_graph) if _may(model) else (None, "")
     # Opening builds layers that were not, so that the token is taken afterwards.
-    vars(model)[_PLACE] = held = _Held(model, result)
+    vars(model)[_PLACE] = held = _Held(model, result, reason)
     held.token = _token(model, None)
     return result
 
@@ -134,7 +136,14 @@ class _Sizes:
     name: str
 
 
-def _open(model: keras.Model, has_graph: bool) -> keras.Model | None:
+def why_not_opened(model: keras.Model) -> str:
+    """Returns why a model with something to open could not be; empty for every other one."""
+    held = vars(model).get(_PLACE)
+    return held.reason if isinstance(held, _Held) and held.owner() is model else ""
+
+
+def _open(model: keras.Model, has_graph: bool) -> tuple[keras.Model | None, str]:
+    """Returns the opened form, or None and the reason."""
     structure = model._inputs_struct if has_graph else _inputs_of(model)
     given = tree.flatten(structure)
     call = (lambda inputs: run_graph(model, tree.flatten(inputs))) if has_graph else model.call
@@ -154,9 +163,9 @@ def _open(model: keras.Model, has_graph: bool) -> keras.Model | None:
         if not found[0]:
             break
     if best is not None:
-        return best[1]
+        return best[1], ""
     if has_graph:
-        return None
+        return None, failed[-1]
     raise ValueError(
         f"model {model.name!r} is a subclassed model ({type(model).__name__}), and its code cannot be followed: "
         f"{failed[-1] if failed else 'it was never called on data'}. Make it functional: inputs = keras.Input(shape); "
@@ -196,7 +205,7 @@ def _plain(structure: Any) -> Any:
     return [_plain(own) for own in structure] if isinstance(structure, list) else structure
 
 
-def _ways(given: list[Any], has_graph: bool) -> Iterator[tuple[list[_Sizes], str]]:
+def _ways(given: list[Any], has_graph: bool) -> Iterator[tuple[list[_Sizes], str | int]]:
     """Yields how the inputs may be laid out, the most general way first: shapes, and which lengths are one."""
     plain = [_Sizes(tuple(own.shape), own.dtype, own.name) for own in given]
     variants = [plain]
@@ -206,14 +215,16 @@ def _ways(given: list[Any], has_graph: bool) -> Iterator[tuple[list[_Sizes], str
         variants = [open_lengths, plain, *integers]
     for own in variants:
         lengths = [p for p in own if None in p.shape[1:]]
-        for groups in ("apart", "by_prefix", "one") if len(lengths) > 1 else ("one",):
+        # One of several may have a length of its own: the places of the tokens that are to be guessed, say.
+        alone = [number for number, p in enumerate(own) if None in p.shape[1:]] if len(lengths) > 2 else []
+        for groups in ("apart", "by_prefix", *alone, "one") if len(lengths) > 1 else ("one",):
             yield own, groups
     for own in variants:
         if any(None in p.shape[1:] for p in own):
             yield [_Sizes((p.shape[0], *(n or _THIRD[1] for n in p.shape[1:])), p.dtype, p.name) for p in own], "one"
 
 
-def _opened_at(model: Any, structure: Any, inputs: list[_Sizes], groups: str, call: Any, has_graph: bool) -> tuple:
+def _opened_at(model: Any, structure: Any, inputs: list[_Sizes], groups: str | int, call: Any, has_graph: bool) -> tuple:
     """Returns the layers that stay closed, and the opened model."""
     symbols = _symbols(inputs, groups)
 
@@ -235,13 +246,14 @@ def _opened_at(model: Any, structure: Any, inputs: list[_Sizes], groups: str, ca
     return one.closed, result
 
 
-def _symbols(inputs: list[_Sizes], groups: str) -> list[tuple[list[tuple[int, int]], Symbol]]:
+def _symbols(inputs: list[_Sizes], groups: str | int) -> list[tuple[list[tuple[int, int]], Symbol]]:
     """Returns the open lengths of the inputs: which axes are one, and what they are in both traces."""
     found: dict[Any, list[tuple[int, int]]] = {}
     for number, own in enumerate(inputs):
         for axis, length in enumerate(own.shape):
             if length is None:
                 prefix = own.name.split("_")[0] if groups == "by_prefix" else number if groups == "apart" else None
+                prefix = number == groups if isinstance(groups, int) else prefix
                 found.setdefault((axis, None if axis == 0 else prefix), []).append((number, axis))
     result = []
     for (axis, _), members in found.items():
@@ -333,7 +345,8 @@ class _Builder:
         if id(old) not in self._copies:
             name = self._name(call.name)
             if sized.settings or sized.arguments:
-                self._copies[id(old)] = Sized(copied(old), sized.settings, sized.arguments)
+                known = _with_known_lengths(old, sized.shapes)
+                self._copies[id(old)] = Sized(copied(old, **known), sized.settings, sized.arguments)
             else:
                 self._copies[id(old)] = copied(old)
             set_path(self._copies[id(old)], name)
@@ -368,6 +381,15 @@ class _Builder:
         output = keras.KerasTensor(shape, value.dtype.name, name=f"{operation.name}_0")
         Node(operation, (self._like,), {}, [output])
         return output
+
+
+def _with_known_lengths(operation: Any, shapes: list[tuple]) -> dict[str, Any]:
+    """Returns the shape that a reshape is told, with a length that it leaves open written out where it is known."""
+    if not isinstance(operation, Reshape):
+        return {}
+    told, (made,) = tuple(operation.newshape), shapes
+    places = [place for place, own in enumerate(told) if own == -1 and made[place] is not None]
+    return {"newshape": tuple(made[place] if place in places else own for place, own in enumerate(told))}
 
 
 def _at(structure: Any, path: tuple) -> Any:

@@ -64,7 +64,8 @@ def can_be_opened(operation: Any) -> bool:
     if not isinstance(operation, keras.layers.Layer) or own in _closed_classes or row_of(operation) is not None:
         return False
     # Those layers of Keras that are not in the table compute what cannot be followed: random numbers, tables of words.
-    return isinstance(operation, keras.Model) or not own.__module__.startswith("keras.src.layers")
+    # The layers of this package say what they do by themselves: a masked model is not opened once more.
+    return isinstance(operation, keras.Model) or not own.__module__.startswith(("keras.src.layers", "tfprune."))
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +160,10 @@ class _Run:
     def __post_init__(self):
         self._layers = list(self.model._flatten_layers())
         self._held = {id(layer): _variables_of(layer) for layer in self._layers}
-        self._stand_ins: dict[tuple[int, str], tuple[Any, Any]] = {}
+        self._stand_ins: dict[tuple[int, str], Any] = {}
+        self._read: dict[int, tuple[Any, Any]] = {}
+        self._weights: dict[int, Any] = {}
+        self._casts: dict[int, Any] = {}
         self._owners = {
             id(own): (layer, name)
             for layer in reversed(self._layers)
@@ -237,14 +241,20 @@ class _Run:
         casts = layer.autocast and variable._autocast and backend.is_float_dtype(variable.dtype)
         dtype = layer.compute_dtype if casts else variable.dtype
         if (id(variable), dtype) not in self._stand_ins:
-            plain = self._stand_ins.get((id(variable), variable.dtype)) or (
-                variable,
-                HeldWeight(variable)(self.inputs[0]),
-            )
-            self._stand_ins[id(variable), variable.dtype] = plain
-            if dtype != variable.dtype:
-                self._stand_ins[id(variable), dtype] = variable, ops.cast(plain[1], dtype)
-        return self._stand_ins[id(variable), dtype][1]
+            tensor = keras.KerasTensor(variable.shape, dtype)
+            self._stand_ins[id(variable), dtype] = tensor
+            self._read[id(tensor)] = (tensor, variable)
+        return self._stand_ins[id(variable), dtype]
+
+    def _held_weight(self, tensor: Any) -> Any:
+        """Returns what gives out a weight that code has read; most stand-ins are never read."""
+        stand_in, variable = self._read[id(tensor)]
+        if id(variable) not in self._weights:
+            self._weights[id(variable)] = HeldWeight(variable)(self.inputs[0])
+        weight = self._weights[id(variable)]
+        if stand_in.dtype != weight.dtype and id(tensor) not in self._casts:
+            self._casts[id(tensor)] = ops.cast(weight, stand_in.dtype)
+        return self._casts.get(id(tensor), weight)
 
     def _hook(self, layer: Any) -> Callable:
         opened = can_be_opened(layer)
@@ -302,7 +312,7 @@ class _Run:
         waiting = tree.flatten(outputs)
         while waiting:
             tensor = waiting.pop()
-            if id(tensor) in met or not isinstance(tensor, keras.KerasTensor):
+            if id(tensor) in met or id(tensor) in self._read or not isinstance(tensor, keras.KerasTensor):
                 continue
             met.add(id(tensor))
             if id(tensor) in self._aliases:
@@ -334,6 +344,8 @@ class _Run:
 
     def resolved(self, tensor: Any) -> Any:
         """Returns the tensor behind aliases, with the time mask that a layer has put on its outputs."""
+        if id(tensor) in self._read:
+            return self._held_weight(tensor)
         if id(tensor) not in self._aliases:
             return tensor
         inner = self.resolved(self._aliases[id(tensor)][1])

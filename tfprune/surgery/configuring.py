@@ -1,0 +1,133 @@
+"""Builds layers and models anew from their own configuration, with other numbers in it.
+
+A model may hold parts that have configurations of their own (a task its backbone, CLIP its two encoders): those are
+built first, and the model around them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+
+_MOST_KEYS = 5
+_FACTORS = (1, 2, 3, 4)
+
+
+class Refused(Exception):
+    """A form cannot be; the message says why."""
+
+
+class Configurer:
+    """Builds layers anew so that they have the cut weights.
+
+    Args:
+        new: the cut weight for the `id` of each one.
+        numbers: what numbers in the code of a layer have become, by its `id` and the number.
+        changes: whether weights or numbers of a layer are others in the cut model.
+    """
+
+    def __init__(self, new: Mapping[int, Any], numbers: Mapping[tuple[int, int], int], changes: Callable[[Any], bool]):
+        self._new, self._numbers, self._changes = new, numbers, changes
+
+    def built(self, old: Any, build: Callable[[Any], Any]) -> Any:
+        """Returns a layer or model like `old` with the cut weights; `build` builds what its constructor does not.
+
+        Raises:
+            Refused: if no numbers in its configuration give the shapes of the cut weights.
+        """
+        new = self._shaped(old, build)
+        for one, other in zip(old.weights, new.weights, strict=True):
+            other.assign(self._new.get(id(one), one).value)
+        for one, other in zip(old._flatten_layers(), new._flatten_layers(), strict=False):
+            other._trainable = one._trainable
+        return new
+
+    def _shaped(self, old: Any, build: Callable[[Any], Any]) -> Any:
+        try:
+            config = old.get_config()
+        except Exception as error:
+            raise Refused(f"{old.name!r} has no configuration: {in_one_line(error)}") from error
+        # What its code does not use (the pooler of a backbone, say) stays as it is.
+        wanted = [tuple(self._new.get(id(own), own).shape) for own in old.weights]
+        parts = _parts(old, config)
+        for key, part in parts.items():
+            if self._changes(part):
+                new = self._shaped(part, lambda own, part=part: own.build_from_config(part.get_build_config()))
+                config[key] = keras.saving.serialize_keras_object(new)
+        # Building is what takes long. Where only what enters is narrower, the configuration fits as it is.
+        for changes in (*self._options(config, old.weights, wanted), {}):
+            new = _built(old, {**config, **changes}, build)
+            if new is not None and [tuple(own.shape) for own in new.weights] == wanted:
+                _carry_settings(old, new, config)
+                return new
+        raise Refused(
+            f"no numbers in the configuration of {old.name!r} give the shapes of the cut weights: units of "
+            f"{_changed(old.weights, wanted)} differ from what its constructor can say"
+        )
+
+    def _options(self, config: dict, weights: list[Any], wanted: list[tuple]) -> Iterator[dict]:
+        """Yields changes of a configuration: numbers that are lengths of cut axes become what these are now."""
+        lengths: dict[int, set[int]] = {}
+        pairs = [
+            pair for own, shape in zip(weights, wanted, strict=True) for pair in zip(own.shape, shape, strict=True)
+        ]
+        for old, new in (*pairs, *((old, new) for (_, old), new in self._numbers.items())):
+            # Some constructors want twice the width of a gated layer, or the width of all heads together.
+            for factor in _FACTORS if old != new else ():
+                lengths.setdefault(int(old) * factor, set()).add(int(new) * factor)
+        keys = [key for key, value in config.items() if type(value) is int and value in lengths]
+        for count in range(min(len(keys), _MOST_KEYS), 0, -1):
+            for own in itertools.combinations(keys, count):
+                for values in itertools.product(*(sorted(lengths[config[key]]) for key in own)):
+                    yield dict(zip(own, values, strict=True))
+
+
+def _is_described(value: Any) -> bool:
+    return isinstance(value, dict) and "class_name" in value and "config" in value
+
+
+def _parts(old: Any, config: dict) -> dict[str, Any]:
+    """Returns the layers with weights that a configuration holds the configurations of, by its keys."""
+    held = {key: getattr(old, key, None) for key, value in config.items() if _is_described(value)}
+    return {key: own for key, own in held.items() if isinstance(own, keras.layers.Layer) and own.weights}
+
+
+def _carry_settings(old: Any, new: Any, config: dict) -> None:
+    """Passes on what has no weights and is more than its configuration: a preprocessor holds a vocabulary."""
+    for key, value in config.items():
+        own = getattr(old, key, None)
+        if _is_described(value) and isinstance(own, keras.layers.Layer) and not own.variables:
+            try:
+                setattr(new, key, own)
+            except AttributeError:  # A property that cannot be set.
+                continue
+
+
+def _built(old: Any, config: dict, build: Callable[[Any], Any]) -> Any:
+    """Returns a layer or model like `old` of a configuration; None where its code refuses the numbers."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            new = type(old).from_config(dict(config))
+            if not new.built or not new.weights:
+                build(new)
+                # It will be called in its place in a moment.
+                new._inbound_nodes, new._outbound_nodes = [], []
+            return new
+    except Exception:
+        return None
+
+
+def _changed(weights: list[Any], wanted: list[tuple]) -> str:
+    changed = [own.path for own, shape in zip(weights, wanted, strict=True) if tuple(own.shape) != shape]
+    return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+
+def in_one_line(error: BaseException, most: int = 160) -> str:
+    """Returns the message of an error without line breaks, and not too much of it."""
+    message = " ".join(str(error).split())
+    return message if len(message) <= most else message[: most - 3] + "..."
