@@ -149,11 +149,22 @@ def _check_positive(number: Any, name: str) -> None:
         raise ValueError(f"`{name}` expects a positive integer, received {number!r}.")
 
 
+_readers: list[Callable[[keras.Model], list]] = []
+"""What says the inputs of models that do not say them: whoever opens models puts itself here."""
+
+
+def read_inputs_by(read: Callable[[keras.Model], list]) -> None:
+    """Says how to find the inputs of a model that has none of its own, a subclassed one."""
+    _readers[:] = [read]
+
+
 def _model_inputs(model: keras.Model | list) -> list[_Input]:
     if not isinstance(model, keras.Model | list):
         raise TypeError(f"`model` expects a keras.Model, received {type(model).__name__}.")
     # Unbuilt and subclassed models raise AttributeError here.
     tensors = model if isinstance(model, list) else getattr(model, "inputs", None)
+    for read in () if tensors or not model.built else _readers:
+        tensors = read(model)
     if not tensors:
         raise ValueError(
             f"The model {model.name!r} has no known inputs: it is not built yet, or is a subclass of keras.Model with "

@@ -40,10 +40,10 @@ def check_metric(metric: Metric, model: keras.Model) -> None:
             f"metric: expected None (the compiled loss), the name of a metric, a keras.metrics.Metric or a function of "
             f"targets and outputs, received {metric!r}."
         )
-    if len(model.outputs) > 1:
+    if len(functional(model).outputs) > 1:
         raise ValueError(
-            f"metric: model {model.name!r} has {len(model.outputs)} outputs, so that {metric!r} does not say which one "
-            "it is of. Give a function (targets, outputs) -> number."
+            f"metric: model {model.name!r} has {len(functional(model).outputs)} outputs, so that {metric!r} does not "
+            "say which one it is of. Give a function (targets, outputs) -> number."
         )
     if metric not in _ACCURACY:
         keras_metric(metric, None, None)
@@ -103,7 +103,7 @@ def measure(
     batches = as_batches(data, _plain_inputs(model), targets="required")
     refuse_weights(next(iter(batches)).weights)
     num_points = batches.num_samples or sum(len(batch.inputs[0]) for batch in batches)
-    floats = num_points * sum(int(np.prod([n or 64 for n in tensor.shape[1:]])) for tensor in model.outputs)
+    floats = num_points * sum(int(np.prod([n or 64 for n in tensor.shape[1:]])) for tensor in functional(model).outputs)
     at_once = int(np.clip(_MOST_FLOATS // max(floats, 1), 1, len(rows)))
     starts = range(0, len(rows), at_once)
     return np.concatenate([_held(model, data, rows[start : start + at_once], metric, options) for start in starts])
@@ -111,7 +111,7 @@ def measure(
 
 def _plain_inputs(model: keras.Model) -> list[Any]:
     """Returns the inputs of a model without `on_nodes`."""
-    return [tensor for number, tensor in enumerate(model.inputs) if number != on_nodes_input(model)]
+    return [tensor for number, tensor in enumerate(functional(model).inputs) if number != on_nodes_input(model)]
 
 
 def _given(model: keras.Model, loss: Any) -> Any:

@@ -15,6 +15,7 @@ from tfprune.data import as_batches, collect
 from tfprune.experiments.records import FlipPaths, MaskedOutputs, PointGradients, RandomSubsets
 from tfprune.files import run_information
 from tfprune.graph import unit_groups
+from tfprune.graph.walk import functional
 from tfprune.masking import on_nodes_input, outputs_under_masks, sweep, with_on_nodes
 from tfprune.objectives import check_classes, sample_loss
 from tfprune.units import check_flags
@@ -154,10 +155,10 @@ def masked_outputs(model: keras.Model, points: np.ndarray, masks: np.ndarray) ->
         ValueError: If the model has several inputs or outputs, or the masks do not have one column per unit.
     """
     _check_single_input("masked_outputs", model)
-    if len(model.outputs) != 1:
+    if len(functional(model).outputs) != 1:
         raise ValueError(
-            f"masked_outputs: expected a model with one output, received {len(model.outputs)}: "
-            f"{', '.join(model.output_names)}. Give keras.Model(model.inputs, model.outputs[0])."
+            f"masked_outputs: expected a model with one output, received {len(functional(model).outputs)}: "
+            f"{', '.join(functional(model).output_names)}. Give keras.Model(model.inputs, model.outputs[0])."
         )
     num_units = unit_groups(model).num_units
     masks = np.asarray(masks)
@@ -215,8 +216,8 @@ def _num_units(model: keras.Model, options: Mapping[str, Any]) -> int:
 
 
 def _check_single_input(function: str, model: keras.Model) -> None:
-    if len(model.inputs) != 1:
-        names = [tensor.name for tensor in model.inputs]
+    if len(functional(model).inputs) != 1:
+        names = [tensor.name for tensor in functional(model).inputs]
         raise ValueError(f"{function}: expected a model with one input, received {model.name!r} with inputs {names}.")
 
 

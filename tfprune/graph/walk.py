@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import tree
 
+from tfprune.data import read_inputs_by
 from tfprune.graph.nodes import nodes_in, substituted
 from tfprune.graph.opened import is_opened, opened
 
@@ -32,6 +33,9 @@ def functional(model: keras.Model) -> keras.Model:
             )
         model = model._functional
     return model if is_opened(model) else opened(model) or model
+
+
+read_inputs_by(lambda model: functional(model).inputs)
 
 
 def is_graph(operation: Any) -> bool:
@@ -149,8 +153,9 @@ def samples_at_once(model: keras.Model, most_floats: int) -> int:
         floats += sum(math.prod(length or 1 for length in tensor.shape[1:]) for tensor in node.outputs)
         return node.outputs
 
-    run_flat(model, model.inputs, count)
-    fixed = model.inputs[0].shape[0]
+    inputs = functional(model).inputs
+    run_flat(model, inputs, count)
+    fixed = inputs[0].shape[0]
     return fixed or min(max(1, most_floats // max(floats, 1)), _MOST_SAMPLES_AT_ONCE)
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from tfprune.borders import names_of, warn
 from tfprune.data import as_batches
+from tfprune.graph.walk import functional
 from tfprune.neurons.activations import Activations, Reading
 from tfprune.neurons.covariances import Covariances
 from tfprune.units import LayerValues
@@ -197,7 +198,7 @@ class _Models(Source):
         if model is first:
             return inputs
         by_name = {tensor.name: own for tensor, own in zip(first.inputs, inputs, strict=True)}
-        names = [tensor.name for tensor in model.inputs]
+        names = [tensor.name for tensor in functional(model).inputs]
         given = [by_name[name] for name in names] if set(names) == set(by_name) else list(inputs)
         try:
             batches = as_batches(given, model, batch_size=len(inputs[0]))

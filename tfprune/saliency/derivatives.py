@@ -18,7 +18,7 @@ from tfprune.cache import Recent
 from tfprune.compiling import ByLengths
 from tfprune.data import Batches, as_batches
 from tfprune.graph.finite import check_finite_weights
-from tfprune.graph.walk import call_operation, run_flat, samples_at_once
+from tfprune.graph.walk import call_operation, functional, run_flat, samples_at_once
 from tfprune.graph.weights import KernelWeight, choose_kernels
 from tfprune.objectives import check_classes, describe_loss, sample_loss
 from tfprune.saliency.losses import FLOATS_AT_ONCE
@@ -361,7 +361,7 @@ def _moved_calls(model: keras.Model, operations: tuple[Any, ...]) -> set[int]:
             moved.add(number)
         return [_MOVES if number in moved else _STILL for _ in node.outputs]
 
-    _run_numbered(model, [_STILL for _ in model.inputs], call)
+    _run_numbered(model, [_STILL for _ in functional(model).inputs], call)
     return moved
 
 

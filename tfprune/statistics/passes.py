@@ -17,7 +17,7 @@ from tfprune.cache import Recent
 from tfprune.compiling import ByLengths
 from tfprune.data import as_batches
 from tfprune.graph.finite import check_finite_weights
-from tfprune.graph.walk import ancestors, call_operation, run_flat
+from tfprune.graph.walk import ancestors, call_operation, functional, run_flat
 from tfprune.layers import entering_states
 
 # Numbers that one batch may fill, which bounds the memory of a pass.
@@ -142,13 +142,13 @@ class Pass:
         self.compiled = ByLengths(self._call, signature=self._specs)
 
     def _specs(self, inputs: list[Any]) -> list[list[tf.TensorSpec]]:
-        pairs = zip(self._model.inputs, inputs, strict=True)
+        pairs = zip(functional(self._model).inputs, inputs, strict=True)
         return [[tf.TensorSpec([tensor.shape[0], *own.shape[1:]], tensor.dtype) for tensor, own in pairs]]
 
     @property
     def samples_at_once(self) -> int:
         """How many samples are taken at once; what the model's inputs fix comes first."""
-        fixed = self._model.inputs[0].shape[0]
+        fixed = functional(self._model).inputs[0].shape[0]
         widest = 1
 
         def widen(node: Any, args: tuple, kwargs: dict) -> list[Any]:
@@ -156,7 +156,7 @@ class Pass:
             widest = max(widest, *(math.prod(length or 1 for length in x.shape[1:]) for x in node.outputs))
             return node.outputs
 
-        run_flat(self._model, self._model.inputs, widen, only=self._only)
+        run_flat(self._model, functional(self._model).inputs, widen, only=self._only)
         return fixed or int(np.clip(_FLOATS_AT_ONCE // (4 * widest), 1, _MOST_SAMPLES_AT_ONCE))
 
     def _call(self, inputs: list[Any]) -> list[list[Any]]:
