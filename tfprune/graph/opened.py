@@ -20,7 +20,7 @@ from keras.src.ops.node import Node
 from keras.src.ops.numpy import Reshape
 
 from tfprune.graph.nodes import copied, nodes_in, set_path, substituted
-from tfprune.graph.sizes import NotAlike, SizedCall, Symbol, aligned, anchors
+from tfprune.graph.sizes import NotAlike, SizedCall, Symbol, aligned, anchors, array_of
 from tfprune.graph.table import version_of_table
 from tfprune.graph.tracing import Trace, Traced, can_be_opened, run_graph, trace, where_it_failed
 from tfprune.layers.opened import Size, Sized, SizedArray, put
@@ -224,7 +224,9 @@ def _ways(given: list[Any], has_graph: bool) -> Iterator[tuple[list[_Sizes], str
             yield [_Sizes((p.shape[0], *(n or _THIRD[1] for n in p.shape[1:])), p.dtype, p.name) for p in own], "one"
 
 
-def _opened_at(model: Any, structure: Any, inputs: list[_Sizes], groups: str | int, call: Any, has_graph: bool) -> tuple:
+def _opened_at(
+    model: Any, structure: Any, inputs: list[_Sizes], groups: str | int, call: Any, has_graph: bool
+) -> tuple:
     """Returns the layers that stay closed, and the opened model."""
     symbols = _symbols(inputs, groups)
 
@@ -345,8 +347,8 @@ class _Builder:
         if id(old) not in self._copies:
             name = self._name(call.name)
             if sized.settings or sized.arguments:
-                known = _with_known_lengths(old, sized.shapes)
-                self._copies[id(old)] = Sized(copied(old, **known), sized.settings, sized.arguments)
+                own = _with_known_lengths(old, sized.shapes)
+                self._copies[id(old)] = Sized(own, sized.settings, sized.arguments)
             else:
                 self._copies[id(old)] = copied(old)
             set_path(self._copies[id(old)], name)
@@ -364,7 +366,7 @@ class _Builder:
         """Returns a tensor for an array that follows the sizes of the inputs."""
         longest = self._trace if self._longest is None else self._longest
         value, short = (
-            np.asarray(_at({**dict(enumerate(own.args)), **own.kwargs}, path)) for own in (longest.calls[number], call)
+            array_of(_at({**dict(enumerate(own.args)), **own.kwargs}, path)) for own in (longest.calls[number], call)
         )
         found = anchors(value, short)
         if found is None:
@@ -383,13 +385,13 @@ class _Builder:
         return output
 
 
-def _with_known_lengths(operation: Any, shapes: list[tuple]) -> dict[str, Any]:
-    """Returns the shape that a reshape is told, with a length that it leaves open written out where it is known."""
+def _with_known_lengths(operation: Any, shapes: list[tuple]) -> Any:
+    """Returns a copy of an operation; of a reshape, with a length that it leaves open written out where it is known."""
     if not isinstance(operation, Reshape):
-        return {}
+        return copied(operation)
     told, (made,) = tuple(operation.newshape), shapes
     places = [place for place, own in enumerate(told) if own == -1 and made[place] is not None]
-    return {"newshape": tuple(made[place] if place in places else own for place, own in enumerate(told))}
+    return Reshape(tuple(made[place] if place in places else own for place, own in enumerate(told)))
 
 
 def _at(structure: Any, path: tuple) -> Any:

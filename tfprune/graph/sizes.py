@@ -86,7 +86,7 @@ def _aligned(one: Traced, two: Traced, symbols: Sequence[Symbol], places: list[d
             if places[0].get(id(a)) != places[1].get(id(b)):
                 raise NotAlike(f"{one.name} reads something else at another size")
         elif _is_array(a) and _is_array(b):
-            result.arrays[path] = _array_sizes(np.asarray(a), np.asarray(b), symbols, one.name)
+            result.arrays[path] = _array_sizes(array_of(a), array_of(b), symbols, one.name)
         elif layer:
             raise NotAlike(f"{one.name} is called with {a} at one size and with {b} at another")
         else:
@@ -108,12 +108,17 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray) or tf.is_tensor(value)
 
 
+def array_of(value: Any) -> np.ndarray:
+    """Returns an array or a tensor as an array, also of a type that NumPy does not know (bfloat16)."""
+    return value.numpy() if tf.is_tensor(value) else np.asarray(value)
+
+
 def _differences(one: Any, two: Any, path: Path) -> Iterator[tuple[Path, Any, Any]]:
     """Yields where two structures differ, with what stands there."""
     if isinstance(one, keras.KerasTensor) or isinstance(two, keras.KerasTensor):
         yield path, one, two
     elif _is_array(one) and _is_array(two):
-        if one.shape != two.shape or not np.array_equal(np.asarray(one), np.asarray(two)):
+        if one.shape != two.shape or not np.array_equal(array_of(one), array_of(two)):
             yield path, one, two
     elif isinstance(one, slice) and isinstance(two, slice):
         for name in ("start", "stop", "step"):

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 _MOST_KEYS = 5
+_MOST_OPTIONS = 64
 _FACTORS = (1, 2, 3, 4)
 
 

@@ -4,13 +4,14 @@
 - "layers": a plain functional model of the model's own blocks, each built from its own configuration.
 - "plain": layers of Keras alone.
 - "copy": a copy of the model in which the cut layers and weights stand in the place of the old ones.
+- "graph": layers of Keras and operations of this package, where code asks one width for another, so that no copy of it
+  runs once they differ.
 
 Nothing is guessed without being checked: all weights have the cut shapes, and the result computes what was cut.
 """
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,15 +28,14 @@ from tfprune.graph.opened import example_inputs, is_opened, originals
 from tfprune.graph.tracing import can_be_opened
 from tfprune.graph.walk import functional
 from tfprune.layers.opened import HeldWeight, Sized, SizedArray, WithMask
+from tfprune.surgery.configuring import Configurer, Refused, in_one_line
 from tfprune.surgery.copying import Copier, NotCopied
 from tfprune.surgery.rebuild import Cut, Rebuild, compile_like
 
-FORMS = ("auto", "class", "layers", "plain", "copy")
+FORMS = ("auto", "class", "layers", "plain", "copy", "graph")
 """The forms, in the order in which "auto" tries them."""
 _PLACE, _ORIGIN = "_tfprune_form", "_tfprune_origin"
-_TOLERANCE = 1e-4
-_MOST_KEYS = 5
-_FACTORS = (1, 2, 3, 4)
+_TOLERANCE, _HALF_TOLERANCE = 1e-4, 5e-2
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Form:
     """In which form a model was cut, and why not in one that stands before it.
 
     Attributes:
-        name: "class", "layers", "plain" or "copy".
+        name: "class", "layers", "plain", "copy" or "graph".
         refused: for each form that was tried before, why it could not be.
     """
 
@@ -76,10 +76,6 @@ def origin_of(model: keras.Model) -> Origin | None:
     """Returns what a model in the form "copy" was made of; None for every other model."""
     origin = vars(model).get(_ORIGIN)
     return origin if isinstance(origin, Origin) else None
-
-
-class Refused(Exception):
-    """A form cannot be; the message says why."""
 
 
 def form_of(model: keras.Model) -> Form:
@@ -121,12 +117,12 @@ def _housed(rebuilt: Rebuild, form: str) -> keras.Model:
     for name in FORMS[1:] if form == "auto" else (form,):
         try:
             model = getattr(house, f"as_{name}")()
-            if name != "plain":
+            if name not in ("plain", "graph"):
                 house.check(model)
         except Refused as reason:
             refused[name] = str(reason)
         except Exception as error:  # The code of a stranger, with other numbers than it was written for.
-            refused[name] = f"{type(error).__name__}: {_in_one_line(error)}"
+            refused[name] = f"{type(error).__name__}: {in_one_line(error)}"
         else:
             vars(model)[_PLACE] = Form(name, refused)
             vars(model).pop(_ORIGIN, None)
@@ -150,6 +146,8 @@ class _House:
         self._is_opened = is_opened(self.opened)
         self._new = rebuilt.new_variables()
         self._numbers = dict(self._changed_numbers())
+        self._replaced = self._numbers
+        self._configurer = Configurer(self._new, self._numbers, self._changes)
 
     def as_plain(self) -> keras.Model:
         """The cut graph as it is, where nothing stands in it but what Keras has."""
@@ -157,15 +155,13 @@ class _House:
         for operation in self.opened.operations if self._is_opened else ():
             if isinstance(operation, ours):
                 raise Refused(f"no layer of Keras says what {name_of(operation)!r} computes")
-        for operation in self.rebuilt.model.operations:
-            drop_path(operation)
-        return self.rebuilt.model
+        return self.as_graph()
 
     def as_class(self) -> keras.Model:
         """The model's own class, built from its configuration with other numbers."""
         if type(self.model).__module__.startswith("keras.src.models"):
             raise Refused(f"its class is a plain keras.{type(self.model).__name__}")
-        new = self._reconfigured(self.model, lambda new: new(example_inputs(self.rebuilt.model)))
+        new = self._configurer.built(self.model, lambda new: new(example_inputs(self.rebuilt.model)))
         self._compare_classes(new)
         return new
 
@@ -175,13 +171,34 @@ class _House:
 
         def block(old: Any, args: tuple, kwargs: dict) -> Any:
             if self._changes(old):
-                return self._reconfigured(old, lambda new: new(*args, **kwargs))
+                return self._configurer.built(old, lambda new: new(*args, **kwargs))
             return self._copied(old, copier)
 
         return self._run_with(block)
 
     def as_copy(self) -> keras.Model:
-        """A copy of the model, or of its blocks, that holds the cut layers and weights."""
+        """A copy of the model, or of its blocks, that holds the cut layers and weights.
+
+        Which numbers in the blocks are sizes of what was cut is tried out.
+        """
+        failed: list[Exception] = []
+        for numbers in (self._numbers, {**self._lengths(), **self._numbers}, {}):
+            self._replaced = numbers
+            try:
+                model = self._copy()
+                self.check(model)
+                return model
+            except Exception as error:  # The code of a stranger, with other numbers than it was written for.
+                failed.append(error)
+        raise failed[0]
+
+    def as_graph(self) -> keras.Model:
+        """The cut graph as it is, with operations of this package in it."""
+        for operation in self.rebuilt.model.operations:
+            drop_path(operation)
+        return self.rebuilt.model
+
+    def _copy(self) -> keras.Model:
         copier = self._copier()
         try:
             if not hasattr(self.model, "_nodes_by_depth"):
@@ -197,8 +214,14 @@ class _House:
         for one, other in zip(tree.flatten(self.rebuilt.model(inputs, training=False)), received, strict=True):
             one, other = (keras.ops.convert_to_numpy(keras.ops.cast(own, "float32")) for own in (one, other))
             scale = max(1.0, float(np.abs(one[np.isfinite(one)]).max(initial=0.0)))
-            if one.shape != other.shape or not np.allclose(one, other, atol=_TOLERANCE * scale, equal_nan=True):
+            if one.shape != other.shape or not np.allclose(one, other, atol=self._tolerance * scale, equal_nan=True):
                 raise Refused("it computes something else than the cut graph")
+
+    @property
+    def _tolerance(self) -> float:
+        """How far two orders of the same sums may be apart, which is far where a layer computes in half precision."""
+        half = any("16" in layer.compute_dtype for layer in self.model._flatten_layers())
+        return _HALF_TOLERANCE if half else _TOLERANCE
 
     def _run_with(self, block: Callable[[Any, tuple, dict], Any]) -> keras.Model:
         """Runs the model's own graph with another layer in the place of each; `block` is told how it will be called."""
@@ -246,8 +269,8 @@ class _House:
             return known
         new = copier.layer(old)
         for name, value in vars(new).items():
-            if type(value) is int and (id(old), value) in self._numbers:
-                vars(new)[name] = self._numbers[id(old), value]
+            if type(value) is int and (id(old), value) in self._replaced:
+                vars(new)[name] = self._replaced[id(old), value]
         if isinstance(new, Functional) and self._changes(old):
             # A nested graph would insist on inputs as wide as they were.
             new.input_spec = None
@@ -271,54 +294,6 @@ class _House:
         variables = [own for layer in self.model._flatten_layers() for own in layer.variables]
         return [(own, self._new[id(own)]) for own in variables if id(own) in self._new]
 
-    def _reconfigured(self, old: Any, build: Callable[[Any], Any]) -> Any:
-        """Builds a layer or model anew from its configuration, with the numbers that make its weights the cut ones.
-
-        `build` builds what its constructor leaves unbuilt.
-        """
-        name = old.name
-        try:
-            config = old.get_config()
-        except Exception as error:
-            raise Refused(f"{name!r} has no configuration: {_in_one_line(error)}") from error
-        weights = old.weights
-        missing = [own.path for own in weights if id(own) not in self._new]
-        if missing:
-            raise Refused(f"{name!r}: the weight {missing[0]!r} is no part of what its code computes")
-        wanted = [tuple(self._new[id(own)].shape) for own in weights]
-        for changes in ({}, *self._options(config, weights, wanted)):
-            new = _built(old, {**config, **changes}, build)
-            if new is not None and [tuple(own.shape) for own in new.weights] == wanted:
-                for one, other in zip(weights, new.weights, strict=True):
-                    other.assign(self._new[id(one)].value)
-                for one, other in zip(old._flatten_layers(), new._flatten_layers(), strict=False):
-                    other._trainable = one._trainable
-                return new
-        raise Refused(
-            f"no numbers in the configuration of {name!r} give the shapes of the cut weights: units of "
-            f"{self._not_uniform(weights, wanted)} differ from what its constructor can say"
-        )
-
-    def _options(self, config: dict, weights: list[Any], wanted: list[tuple]) -> Iterator[dict]:
-        """Yields changes of a configuration: numbers that are lengths of cut axes become what these are now."""
-        lengths: dict[int, set[int]] = {}
-        pairs = [
-            pair for own, shape in zip(weights, wanted, strict=True) for pair in zip(own.shape, shape, strict=True)
-        ]
-        for old, new in (*pairs, *((old, new) for (_, old), new in self._numbers.items())):
-            # Some constructors want twice the width of a gated layer, or the width of all heads together.
-            for factor in _FACTORS if old != new else ():
-                lengths.setdefault(int(old) * factor, set()).add(int(new) * factor)
-        keys = [key for key, value in config.items() if type(value) is int and value in lengths]
-        for count in range(min(len(keys), _MOST_KEYS), 0, -1):
-            for own in itertools.combinations(keys, count):
-                for values in itertools.product(*(sorted(lengths[config[key]]) for key in own)):
-                    yield dict(zip(own, values, strict=True))
-
-    def _not_uniform(self, weights: list[Any], wanted: list[tuple]) -> str:
-        changed = [own.path for own, shape in zip(weights, wanted, strict=True) if tuple(own.shape) != shape]
-        return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-
     def _compare_classes(self, new: Any) -> None:
         if type(new) is not type(self.model):
             raise Refused(f"from_config gives a {type(new).__name__}")
@@ -337,6 +312,15 @@ class _House:
                 for layer in self._on_the_way(name_of(node.operation)):
                     yield (id(layer), len(counts)), int(counts.sum())
 
+    def _lengths(self) -> dict[tuple[int, int], int]:
+        """Returns what lengths of the weights in a block have become, where all of one length have become the same."""
+        found: dict[tuple[int, int], set[int]] = {}
+        for layer in self.model._flatten_layers():
+            for own in layer.weights if can_be_opened(layer) else ():
+                for old, new in zip(own.shape, self._new.get(id(own), own).shape, strict=True):
+                    found.setdefault((id(layer), old), set()).add(new)
+        return {key: new.pop() for key, new in found.items() if len(new) == 1 and new != {key[1]}}
+
     def _on_the_way(self, path: str) -> Iterator[Any]:
         """Yields the layers whose code has made a call: the model, and those that its path names.
 
@@ -351,21 +335,6 @@ class _House:
             yield from here
 
 
-def _built(old: Any, config: dict, build: Callable[[Any], Any]) -> Any:
-    """Returns a layer or model like `old` of a configuration; None where its code refuses the numbers."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            new = type(old).from_config(config)
-            if not new.built or not new.weights:
-                build(new)
-                # It will be called in its place in a moment.
-                new._inbound_nodes, new._outbound_nodes = [], []
-            return new
-    except Exception:
-        return None
-
-
 def _origin(rebuilt: Rebuild) -> Origin:
     graph, before = rebuilt.graph, origin_of(rebuilt.graph.model)
     numbers = {id(node.operation): number for number, node in enumerate(nodes_in(functional(graph.model)))}
@@ -378,7 +347,7 @@ def _origin(rebuilt: Rebuild) -> Origin:
             warnings.simplefilter("ignore")
             return Origin(keras.saving.serialize_keras_object(graph.model), "", (step,))
     except Exception as error:  # A class without a configuration, or with one that cannot be written.
-        return Origin(None, _in_one_line(error), (step,))
+        return Origin(None, in_one_line(error), (step,))
 
 
 def _warn_and_save(model: keras.Model) -> Callable:
@@ -390,8 +359,3 @@ def _warn_and_save(model: keras.Model) -> Callable:
         type(model).save(model, *args, **kwargs)
 
     return save
-
-
-def _in_one_line(error: BaseException, most: int = 160) -> str:
-    message = " ".join(str(error).split())
-    return message if len(message) <= most else message[: most - 3] + "..."
