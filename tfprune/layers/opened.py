@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers, ops
 from keras.src import backend
 
@@ -38,7 +39,8 @@ class HeldWeight(layers.Layer):
         self.built = True
 
     def call(self, reference: Any) -> Any:
-        return ops.convert_to_tensor(self.held)
+        # A variable would pass for a tensor, but a gradient tape watches none of Keras.
+        return tf.convert_to_tensor(self.held.value)
 
     def compute_output_spec(self, reference: Any) -> Any:
         return keras.KerasTensor(tuple(self.held.shape), self.held.dtype)
@@ -159,7 +161,9 @@ class SizedArray(keras.Operation):
 
     def call(self, like: Sequence[Any]) -> Any:
         lengths = {axis: length_of(size, like) for axis, size in self.sizes.items()}
-        cut = [self._part(k, lengths[k]) if k in lengths and k not in self.repeated else slice(None) for k in self._axes]
+        cut = [
+            self._part(k, lengths[k]) if k in lengths and k not in self.repeated else slice(None) for k in self._axes
+        ]
         array = ops.convert_to_tensor(self.array)[tuple(cut)]
         for axis in self.repeated:
             array = ops.repeat(array, lengths[axis], axis=axis)

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfprune.graph.walk import run_flat
+from tfprune.layers.opened import HeldWeight, SizedArray
 from tfprune.relevance import (  # noqa: F401  (they fill the table)
     rows_attention,
     rows_kernel,
@@ -159,7 +160,9 @@ def _called(plan: Plan, recorder: Recorder, node: Any, args: tuple, kwargs: dict
         # Numbers that are no floats are masks and indices: given, without relevance.
         args, kwargs = keras.tree.map_structure(_plain, (args, kwargs))
     values = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Value)]
-    if not any(tf.as_dtype(tensor.dtype).is_floating for tensor in node.outputs):
+    # So are weights and arrays that the code of an opened layer reads.
+    is_given = isinstance(operation, HeldWeight | SizedArray)
+    if is_given or not any(tf.as_dtype(tensor.dtype).is_floating for tensor in node.outputs):
         given = keras.tree.map_structure(lambda leaf: leaf.tensor if isinstance(leaf, Value) else leaf, (args, kwargs))
         return [Value(tensor) for tensor in keras.tree.flatten(operation(*given[0], **given[1]))]
     if not values:

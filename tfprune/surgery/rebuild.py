@@ -390,7 +390,18 @@ def compile_like(old: keras.Model, rebuilt: Rebuild, *, keep_optimizer: bool) ->
     accepted = inspect.signature(new.compile).parameters
     new.compile(**{key: value for key, value in arguments.items() if key in accepted or "kwargs" in accepted})
     if keep_optimizer:
-        carry_moments(old.optimizer, new.optimizer, new.trainable_variables, rebuilt.carried)
+        carry_moments(old.optimizer, new.optimizer, _in_order_of(old, rebuilt), rebuilt.carried)
+
+
+def _in_order_of(old: keras.Model, rebuilt: Rebuild) -> list[Any]:
+    """Returns the new model's trainable variables in the order of the old one's, which need not be its own.
+
+    A functional model counts its layers as they are called, a subclassed one as they are held.
+    """
+    pairs, mine = rebuilt.new_variables(), {id(own) for own in rebuilt.model.variables}
+    found = [pairs.get(id(own)) for own in old.trainable_variables]
+    ordered = all(id(own) in mine for own in found) and len(found) == len(rebuilt.model.trainable_variables)
+    return found if ordered else rebuilt.model.trainable_variables
 
 
 def _fresh_metric(metric: Any) -> Any:

@@ -15,6 +15,7 @@ from tfprune.graph import unit_groups
 from tfprune.graph.groups import Home, Member
 from tfprune.graph.kernels import making_kernels
 from tfprune.graph.walk import call_operation, run_flat
+from tfprune.layers.opened import HeldWeight
 from tfprune.masking import has_values_before
 from tfprune.masking.before import SplitAtUnits
 from tfprune.objectives import sample_loss
@@ -55,7 +56,8 @@ class GradientPass:
         self._homes: dict[int, list[tuple[str, Member, Home]]] = {}
         for name in names:
             for member in graph[name].members:
-                for home in member.homes:
+                # A weight that code reads is the same for all samples: nothing lives in it.
+                for home in (own for own in member.homes if not _is_weight(own.tensor)):
                     self._homes.setdefault(id(home.tensor), []).append((name, member, home))
         self._compiled = ByLengths(self._step)
 
@@ -178,6 +180,11 @@ class GradientPass:
             along = tf.reduce_sum(tf.square(tf.cast(gradient, "float64")), axis=others)
             squares += along @ np.eye(self.num_units + 1)[columns][:, :-1]
         return tf.sqrt(squares)
+
+
+def _is_weight(tensor: Any) -> bool:
+    history = getattr(tensor, "_keras_history", None)
+    return history is not None and isinstance(history.operation, HeldWeight)
 
 
 class _Shown:
