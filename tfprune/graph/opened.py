@@ -124,7 +124,8 @@ def _is_plain_graph(layer: Any) -> bool:
 def _flags(model: keras.Model) -> tuple:
     """Returns what of the layers of a model goes into its opened form, and may be changed by its owner."""
     layers = model._flatten_layers(include_self=False)
-    return tuple((id(own), own._trainable, own.built, getattr(own, "lora_enabled", False)) for own in layers)
+    changed = ("lora_enabled", "quantization_mode")
+    return tuple((id(own), own._trainable, own.built, *(getattr(own, key, None) for key in changed)) for own in layers)
 
 
 @dataclass(frozen=True)
