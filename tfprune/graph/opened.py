@@ -8,6 +8,7 @@ Before it is used, it is run beside the model on random numbers of a third size.
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -148,16 +149,16 @@ def _open(model: keras.Model, has_graph: bool) -> tuple[keras.Model | None, str]
     structure = model._inputs_struct if has_graph else _inputs_of(model)
     given = tree.flatten(structure)
     call = (lambda inputs: run_graph(model, tree.flatten(inputs))) if has_graph else model.call
-    failed: list[str] = []
+    failed: list[tuple[Any, str]] = []
     best: tuple[int, Any] | None = None
     for inputs, groups in _ways(given, has_graph):
         try:
             found = _opened_at(model, structure, inputs, groups, call, has_graph)
         except NotAlike as reason:
-            failed.append(str(reason))
+            failed.append((inputs, str(reason)))
             continue
         except Exception as error:  # The code of a stranger, run on tensors without numbers.
-            failed.append(where_it_failed(error))
+            failed.append((inputs, where_it_failed(error)))
             continue
         if best is None or len(found[0]) < best[0]:
             best = len(found[0]), found[1]
@@ -167,9 +168,12 @@ def _open(model: keras.Model, has_graph: bool) -> tuple[keras.Model | None, str]
         return best[1], ""
     if has_graph:
         return None, failed[-1]
+    # What fails at the shapes of the data that it was called on says more than what fails at others.
+    shapes = [tuple(own.shape) for own in given]
+    reasons = [reason for inputs, reason in failed if [own.shape for own in inputs] == shapes]
     raise ValueError(
         f"model {model.name!r} is a subclassed model ({type(model).__name__}), and its code cannot be followed: "
-        f"{failed[-1] if failed else 'it was never called on data'}. Make it functional: inputs = keras.Input(shape); "
+        f"{reasons[0] if reasons else failed[-1][1]}. Make it functional: inputs = keras.Input(shape); "
         "model = keras.Model(inputs, model.call(inputs)); or teach its layers with tfprune.graph.register."
     )
 
@@ -177,16 +181,28 @@ def _open(model: keras.Model, has_graph: bool) -> tuple[keras.Model | None, str]
 def _inputs_of(model: keras.Model) -> Any:
     """Returns symbolic inputs of a subclassed model, as it was built by a call on data."""
     shapes = getattr(model, "_build_shapes_dict", None)
-    if not model.built or not shapes:
+    if not model.built:
         raise ValueError(
             f"model {model.name!r} is a subclassed model ({type(model).__name__}) that is not built, so its shapes are "
             "unknown. Call it on data once."
         )
+    if not shapes:
+        raise ValueError(
+            f"model {model.name!r} is a subclassed model ({type(model).__name__}), and its code cannot be followed: "
+            "Keras could not run it on tensors without numbers, so that not even its shapes are known. Write its call "
+            "with keras.ops, without NumPy and without branches on what tensors hold."
+        )
+    needed = [
+        name
+        for name, own in inspect.signature(model.call).parameters.items()
+        if own.default is own.empty and own.kind in (own.POSITIONAL_ONLY, own.POSITIONAL_OR_KEYWORD)
+    ]
     (shape,) = shapes.values() if len(shapes) == 1 else (None,)
-    if shape is None:
+    if shape is None or len(needed) > 1:
         raise ValueError(
             f"model {model.name!r} is a subclassed model ({type(model).__name__}) that is called with several "
-            f"arguments ({', '.join(shapes)}). Let its call take one argument, a list or a dictionary of tensors."
+            f"arguments ({', '.join(needed if len(needed) > 1 else shapes)}). Let its call take one argument, a list or a "
+            "dictionary of tensors."
         )
     dtype = model.input_dtype if keras.backend.is_float_dtype(model.input_dtype) else "float32"
     structure = _plain(tree.map_shape_structure(lambda own: keras.KerasTensor((None, *own[1:]), dtype), shape))
