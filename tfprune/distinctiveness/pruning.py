@@ -16,7 +16,7 @@ from tfprune.distinctiveness.planning import Plan, balanced
 from tfprune.distinctiveness.vectors import Vectors
 from tfprune.graph import UnitGraph
 from tfprune.graph.step import Exit
-from tfprune.layers import MaskedLayerNormalization
+from tfprune.layers import CountsUnits
 from tfprune.repair.readers import readings
 from tfprune.surgery.dead import takes_constants, unread_units
 from tfprune.units import LayerValues
@@ -230,7 +230,7 @@ def _obstacle(graph: UnitGraph, name: str, transfer: str) -> str | None:
                 next(reading.refusal for reading in own if reading.refusal) + " (transfer='none' cuts all the same)"
             )
     for twin in graph.records.twins.values() if transfer == "exact" else ():
-        if twin.layer_class is MaskedLayerNormalization and _own(graph, name, graph.columns(twin.ids[0])).any():
+        if issubclass(twin.layer_class, CountsUnits) and _own(graph, name, graph.columns(np.concatenate(twin.ids))).any():
             reason = "a layer normalization takes its statistics over them"
     return reason
 

@@ -12,6 +12,7 @@ from math import prod
 
 from keras import layers
 
+from tfprune.graph.equations import product_letters
 from tfprune.graph.flops_table import Call, flops_row_of, register_flops
 from tfprune.graph.rows_ops import operations
 from tfprune.graph.rows_shape import layer_classes
@@ -32,6 +33,21 @@ _FREE_OPERATIONS = operations(
     *["Reshape", "Ravel", "Transpose", "Swapaxes", "Moveaxis", "ExpandDims", "Squeeze", "Flip", "Split", "GetItem"],
     *["Concatenate", "Copy", "Cast", "StopGradient", "Where", "Clip", "Relu", "Relu6", "Sigmoid", "Softplus"],
     *["Softsign", "Silu", "LogSigmoid", "LeakyRelu", "HardSigmoid", "HardSilu", "Elu", "Selu", "Gelu", "Celu"],
+    *[
+        "Stack",
+        "Unstack",
+        "Hstack",
+        "Vstack",
+        "Append",
+        "Repeat",
+        "Tile",
+        "Roll",
+        "Take",
+        "Pad",
+        "BroadcastTo",
+        "Slice",
+    ],
+    *["OneHot", "ZerosLike", "OnesLike", "FullLike"],
     *["Tanh", "TanhShrink", "HardTanh", "HardShrink", "SoftShrink", "Threshold", "SparsePlus", "SparseSigmoid"],
 )
 
@@ -203,17 +219,34 @@ def dot(call: Call) -> float:
     return 2 * prod(call.outputs[0]) * call.inputs[0][axis]
 
 
-@register_flops(*operations("Matmul"))
-def matmul(call: Call) -> float:
-    """A literal array on the left has the rows that enter on the right."""
-    length = call.inputs[0][-1] if len(call.inputs) == 2 else _contracted_with_literal(call)
-    return 2 * prod(call.outputs[0]) * length
+@register_flops(*operations("Einsum", "Matmul", "Dot", "Inner", "Tensordot"))
+def product(call: Call) -> float:
+    """Every combination of letters is a multiplication for each operand after the first, and an addition if it sums."""
+    arguments = [*call.node.arguments.args, *call.node.arguments.kwargs.values()]
+    shapes, entering = [], iter(call.inputs)
+    for value in arguments:
+        if any(value is tensor for tensor in call.node.input_tensors):
+            shapes.append((next(entering), True))
+        elif hasattr(value, "shape"):
+            shapes.append((tuple(value.shape), False))
+    found = product_letters(call.operation, [len(shape) for shape, _ in shapes])
+    if found is None:
+        return one_per_number(call)
+    lengths: dict[str, int] = {}
+    # What a constant is cut to, the tensors say.
+    for (shape, _), part in sorted(zip(shapes, found[0], strict=True), key=lambda own: own[0][1]):
+        lengths.update(
+            {letter: own for letter, own in zip(part, shape, strict=True) if own != 1 or letter not in lengths}
+        )
+    sums = any(letter not in found[1] for letter in lengths)
+    return (len(shapes) - 1 + sums) * prod(lengths.values())
 
 
-def _contracted_with_literal(call: Call) -> int:
-    first = call.node.arguments.args[0]
-    shape = call.inputs[0]
-    return shape[-1] if first is call.node.input_tensors[0] else shape[-2 if len(shape) > 1 else -1]
+@register_flops(*operations("DotProductAttention"))
+def dot_product_attention(call: Call) -> float:
+    """Scores of every query and key, their softmax, the weighted sums of the values."""
+    (batch, queries, heads, width), key, value = call.inputs[:3]
+    return batch * heads * queries * key[1] * (2 * width + 2 * value[3] + _SOFTMAX)
 
 
 @register_flops(layers.Add, layers.Subtract, layers.Multiply, layers.Maximum, layers.Minimum)
@@ -241,16 +274,17 @@ def affine_per_number(call: Call) -> float:
     return 2 * prod(call.outputs[0])
 
 
-@register_flops(*layer_classes("LayerNormalization", "GroupNormalization"))
+@register_flops(*layer_classes("LayerNormalization", "GroupNormalization"), *operations("LayerNorm"))
 def centred_norm(call: Call) -> float:
     """Per number: the mean, the deviation squared and summed, the shift and scale, the gain and bias."""
     return 8 * prod(call.outputs[0])
 
 
-@register_flops(*layer_classes("RMSNormalization", "UnitNormalization"))
+@register_flops(*layer_classes("RMSNormalization", "UnitNormalization"), *operations("RMSNorm", "Normalize"))
 def norm(call: Call) -> float:
     """Per number: a square, a sum, one or two factors."""
-    return (4 if getattr(call.operation, "scale", None) is not None else 3) * prod(call.outputs[0])
+    scaled = getattr(call.operation, "scale", None) is not None or len(call.inputs) > 1
+    return (4 if scaled else 3) * prod(call.outputs[0])
 
 
 @register_flops(layers.PReLU)
@@ -281,7 +315,7 @@ def reduction(call: Call) -> float:
     return prod(call.inputs[0])
 
 
-@register_flops(*operations("Var", "Std", "Logsumexp"))
+@register_flops(*operations("Var", "Std", "Logsumexp", "Moments"))
 def reduction_in_two_passes(call: Call) -> float:
     """Two reductions, and what is done to each number between them."""
     return 4 * prod(call.inputs[0])

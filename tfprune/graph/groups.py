@@ -257,6 +257,13 @@ class UnitGraph(Mapping[str, Group]):
             columns = self.columns(exit.ids)
             for number in np.unique(np.searchsorted(starts, columns[columns >= 0], side="right") - 1).tolist():
                 names[number][exit.name] = None
+        # Units that nothing else reads may be read by what looks across them.
+        unread = [not own for own in names]
+        for twin in self.records.twins.values():
+            columns = self.columns(np.concatenate(twin.ids))
+            for number in np.unique(np.searchsorted(starts, columns[columns >= 0], side="right") - 1).tolist():
+                if unread[number]:
+                    names[number][twin.name] = None
         return [tuple(own) for own in names]
 
     def _parameters_of_units(self) -> np.ndarray:

@@ -85,18 +85,18 @@ def _met(step: Step, meeting: list[Operand], axis: int) -> np.ndarray | None:
     ids = tensors[0].axes[axis] if tensors else None
     for other in tensors[1:]:
         ids = step.unite(ids, other.axes[axis])
-    _cut_along(step, meeting, axis, ids)
+    for own in meeting:
+        cut_along(step, own, axis, ids)
     if all(own.uniform[axis] for own in meeting):
         step.uniform(axis)
     return ids
 
 
-def _cut_along(step: Step, given: Sequence[Operand], axis: int, ids: np.ndarray | None) -> None:
-    """Says that the constants among the operands have one entry for each of `ids` along this axis."""
-    for own in given:
-        if own.is_constant and ids is not None and own.shape[axis] == len(ids):
-            # Counted from the back, where no axes have been put in.
-            step.argument(own.path, ids, _repeated_along(axis - len(own.shape)))
+def cut_along(step: Step, own: Operand, axis: int, ids: np.ndarray | None) -> None:
+    """Says that an operand, if it is a constant, has one entry for each of `ids` along this axis."""
+    if own.is_constant and ids is not None and own.shape[axis] == len(ids):
+        # Counted from the back, where no axes have been put in.
+        step.argument(own.path, ids, _repeated_along(axis - len(own.shape)))
 
 
 def _repeated_along(axis: int) -> Callable[[Any, np.ndarray], np.ndarray]:

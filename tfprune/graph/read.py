@@ -9,31 +9,63 @@ from typing import Any
 import keras
 import numpy as np
 from keras import tree
+from keras.src.ops.core import Cast
+from keras.src.ops.nn import OneHot
 
 from tfprune.graph import (  # noqa: F401  (they fill the table)
+    rows_algebra,
     rows_applications,
     rows_crossing,
     rows_merge,
     rows_opened,
     rows_ops,
+    rows_positions,
     rows_sequence,
+    rows_statistics,
 )
 from tfprune.graph.checks import check_outputs
+from tfprune.graph.ids import NOTHING
 from tfprune.graph.nodes import name_of
+from tfprune.graph.opened import why_not_opened
 from tfprune.graph.step import Axes, Records, Signal, Spot, Step, signal_of
 from tfprune.graph.table import row_of
+from tfprune.graph.tracing import can_be_opened
 from tfprune.graph.walk import functional, is_graph, nodes_of, run
 from tfprune.layers.opened import HeldWeight, Sized
 
 
 def read(model: keras.Model) -> Records:
     """Returns everything that the rows say about `model`; its outputs are fixed, its inputs untracked."""
+    not_in_blocks: frozenset[int] = frozenset()
+    while True:
+        records = _read(model, not_in_blocks)
+        stuck = _stuck_blocks(records)
+        if not stuck:
+            return records
+        not_in_blocks |= stuck
+
+
+def _stuck_blocks(records: Records) -> set[int]:
+    """Returns the nodes that part units into blocks which all must stay: they may part them by place in the block."""
+    if not records.blocks:
+        return set()
+    labels, reasons = records.ids.resolve()
+    return {
+        node
+        for node, ids in records.blocks.items()
+        if all(label in reasons for label in labels[ids[ids != NOTHING]].tolist())
+    }
+
+
+def _read(model: keras.Model, not_in_blocks: frozenset[int]) -> Records:
     reader = _Reader()
+    reader.records.not_in_blocks = not_in_blocks
     graph = functional(model)
+    reader.not_opened = why_not_opened(model)
     reader.add_shared_variables(graph)
     outputs = reader.walk(graph, [_untracked(tensor) for tensor in graph.inputs], "")
     for signal in outputs:
-        for ids in signal.axes:
+        for ids in (*signal.axes, reader.records.picks.get(id(signal.tensor))):
             reader.records.ids.fix(ids, "it is an output of the model")
     reader.fix_held_weights()
     return reader.records
@@ -48,6 +80,7 @@ class _Reader:
 
     def __init__(self):
         self.records = Records()
+        self.not_opened = ""
         self._nested: dict[int, tuple[list[Signal], list[Signal]]] = {}
         self._tied: dict[int, str] = {}
         self._at_home: dict[int, list[list[Spot]]] = {}
@@ -122,6 +155,7 @@ class _Reader:
             self._closed.append((name, node.operation))
             step.wall(reason, signals)
             return untracked
+        self._follow_picks(step, signals)
         row = f"The row for {type(operation).__name__} cannot read the call of {name!r}"
         try:
             result = row_of(operation).read(step, *args, **kwargs)
@@ -136,9 +170,20 @@ class _Reader:
                     step.fix(ids, tied)
         return outputs
 
+    def _follow_picks(self, step: Step, signals: list[Signal]) -> None:
+        """Fixes units among which numbers are places, unless the places become an axis of these units again."""
+        for signal in signals:
+            ids = step.picked(signal)
+            if ids is not None and isinstance(step.operation, Cast):
+                step.picks(ids)
+            elif ids is not None and not isinstance(step.operation, OneHot):
+                step.fix(ids, "one of its units is picked by number")
+
     def _why_not(self, operation: Any) -> str | None:
         if row_of(operation) is None and hasattr(operation, "_tfprune_closed"):
             return f"its code cannot be followed: {operation._tfprune_closed}"
+        if self.not_opened and can_be_opened(operation):
+            return f"its code cannot be followed: {self.not_opened}"
         if row_of(operation) is None:
             return f"the class {type(operation).__name__} is not known; teach it with tfprune.graph.register"
         inside = [operation, getattr(operation, "layer", None)]

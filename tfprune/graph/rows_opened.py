@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import numpy as np
 
 from tfprune.graph.step import Axes, Signal, Step
@@ -39,14 +38,8 @@ def held_weight(step: Step, reference: Signal) -> Axes:
 
 @register(SizedArray)
 def sized_array(step: Step, like: Any) -> Axes:
-    """Numbers that were made for a size; along a last axis that has a size of its own, they are cut as a weight is."""
-    array, sizes = step.operation.array, step.operation.sizes
-    last = array.ndim - 1
-    if last < 0 or last in sizes or array.shape[last] == 1:
-        return step.untracked()
-    ids = step.records.ids.new(array.shape[last])
-    step.size(("array",), ids, lambda old, counts: np.repeat(keras.ops.convert_to_numpy(old), counts, axis=last))
-    return (*step.untracked()[:-1], ids)
+    """Numbers that code makes anew at every call, for all units that there were (angles of a rotation): these stay."""
+    return step.untracked()
 
 
 @register(WithMask, follows=True)

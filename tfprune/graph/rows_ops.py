@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from keras.src.activations import activations
 from keras.src.ops import core, nn, numpy
 from keras.src.ops import math as math_operations
 
+from tfprune.graph.batch import moved_axes
 from tfprune.graph.operands import Operand, broadcast, joined, operand, operands
-from tfprune.graph.rows_merge import product_contraction
 from tfprune.graph.rows_shape import reshaped
 from tfprune.graph.step import Axes, Signal, Step
 from tfprune.graph.table import register
@@ -91,6 +91,19 @@ def operations(*names: str) -> list[type]:
             "HardTanh",
             "HardShrink",
             "Threshold",
+            "Erfc",
+            "Erfinv",
+            "SaturateCast",
+            "ConvertToTensor",
+            "Arccos",
+            "Arcsin",
+            "Arccosh",
+            "Arctanh",
+            "Deg2rad",
+            "Rad2deg",
+            "Sinc",
+            "Positive",
+            "BitwiseNot",
         ],
     ),
     follows=True,
@@ -99,6 +112,9 @@ def elementwise(step: Step, x: Signal, *args, **kwargs) -> Axes:
     if any(isinstance(other, Signal) for other in (*args, *kwargs.values())):
         return unknown(step, [x, *(other for other in (*args, *kwargs.values()) if isinstance(other, Signal))])
     return x.axes
+
+
+register(activations.ReLU, follows=True)(elementwise)
 
 
 @register(*operations("Clip"), follows=True)
@@ -130,6 +146,7 @@ def unknown(step: Step, signals: list[Signal]) -> Axes:
             "Arctan2",
         ],
         *["Logaddexp", "Equal", "NotEqual", "Greater", "GreaterEqual", "Less", "LessEqual", "LogicalAnd", "LogicalOr"],
+        *["LogicalXor", "Logaddexp2", "Heaviside", "Hypot", "Nextafter", "BitwiseAnd", "BitwiseOr", "BitwiseXor"],
     )
 )
 def elementwise_of_two(step: Step, x1: Any, x2: Any) -> Axes:
@@ -152,7 +169,7 @@ def _aligned_right(step: Step, **values: Any) -> list[Operand]:
     return result
 
 
-@register(*operations("ZerosLike", "OnesLike"))
+@register(*operations("ZerosLike", "OnesLike", "FullLike"))
 def constant_like(step: Step, x: Signal, *args, **kwargs) -> Axes:
     """Only the shape is looked at: every position holds the same number."""
     for axis in range(x.rank):
@@ -165,41 +182,9 @@ def concatenate(step: Step, xs: list[Any]) -> Axes:
     return joined(step, operands(step, xs, "xs"), step.operation.axis)
 
 
-_SELECTING = tuple(operations("Max", "Min", "Amax", "Amin", "Any", "All"))
-
-
-@register(*operations("Mean", "Sum", "Max", "Min", "Amax", "Amin", "Var", "Std", "Prod", "Logsumexp", "Any", "All"))
-def reduction(step: Step, x: Signal, **kwargs) -> Axes:
-    if kwargs:
-        return unknown(step, [x])
-    axes = step.operation.axis
-    axes = range(x.rank) if axes is None else [axes] if isinstance(axes, int) else axes
-    gone = {x.axis(axis) for axis in axes}
-    for axis in gone:
-        if isinstance(step.operation, numpy.Sum):
-            step.contract(x, axis, kernel=False)
-        # What all positions agree on stays so with fewer of them.
-        elif not (isinstance(step.operation, _SELECTING) and step.is_uniform(x, axis)):
-            step.fix(x.axes[axis], "it is reduced along its units")
-    if step.operation.keepdims:
-        return tuple(None if axis in gone else ids for axis, ids in enumerate(x.axes))
-    return tuple(ids for axis, ids in enumerate(x.axes) if axis not in gone)
-
-
-@register(*operations("Softmax", "LogSoftmax", "Sparsemax"))
-def softmax(step: Step, x: Signal) -> Axes:
-    axes = getattr(step.operation, "axis", -1)
-    for axis in range(x.rank) if axes is None else [axes] if isinstance(axes, int) else axes:
-        step.fix(x.axes[x.axis(axis)], "a softmax looks across units")
-    return x.axes
-
-
 @register(*operations("Reshape"))
 def reshape(step: Step, x: Signal) -> Axes:
     target = tuple(step.node.outputs[0].shape)
-    if None not in (*x.shape[1:], *target[1:]) and math.prod(x.shape[1:]) != math.prod(target[1:]):
-        step.fix_axes(x, "the batch axis is reshaped")
-        return step.untracked()
     return _with_literal_sizes(step, reshaped(step, x.axes, x.shape, target), "newshape")
 
 
@@ -233,12 +218,7 @@ def swapaxes(step: Step, x: Signal) -> Axes:
 
 @register(*operations("Moveaxis"))
 def moveaxis(step: Step, x: Signal) -> Axes:
-    sources = [x.axis(int(axis)) for axis in np.atleast_1d(step.operation.source)]
-    targets = [x.axis(int(axis)) for axis in np.atleast_1d(step.operation.destination)]
-    order = [axis for axis in range(x.rank) if axis not in sources]
-    for target, axis in sorted(zip(targets, sources, strict=True)):
-        order.insert(target, axis)
-    return tuple(x.axes[axis] for axis in order)
+    return tuple(x.axes[axis] for axis in moved_axes(step.operation, x.rank))
 
 
 @register(*operations("ExpandDims"))
@@ -282,11 +262,12 @@ def split(step: Step, x: Signal) -> list[Axes]:
             step.unite(parts[0], parts[part])
     else:
         for place, border in enumerate(borders.tolist()):
-            step.size(("indices_or_sections", place), ids, _count_before(border))
+            step.size(("indices_or_sections", place), ids, count_before(border))
     return [x.replaced(axis, step.part(part)) for part in np.split(ids, borders)]
 
 
-def _count_before(border: int) -> Callable[[Any, np.ndarray], int]:
+def count_before(border: int) -> Callable[[Any, np.ndarray], int]:
+    """Returns the change of a size that says how many positions lie before `border`."""
     return lambda old, kept: int(kept[:border].sum())
 
 
@@ -340,15 +321,3 @@ def _sliced(step: Step, ids: np.ndarray | None, entry: slice, length: int | None
 
     step.argument((1,), ids, change)
     return step.part(ids[start:stop])
-
-
-@register(*operations("Matmul"))
-def matmul(step: Step, x1: Any, x2: Any) -> Axes:
-    if not (isinstance(x1, Signal) and isinstance(x2, Signal) and x1.rank == x2.rank and x1.rank > 1):
-        return unknown(step, [x for x in (x1, x2) if isinstance(x, Signal)])
-    product_contraction(step, x1, -1, x2, -2)
-    front = [
-        step.unite(one, other) if one is not other else one
-        for one, other in zip(x1.axes[:-2], x2.axes[:-2], strict=True)
-    ]
-    return (*front, x1.axes[-2], x2.axes[-1])

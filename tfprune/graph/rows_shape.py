@@ -87,16 +87,34 @@ def repeat_vector(step: Step, inputs: Signal) -> Axes:
 def reshaped(step: Step, axes: Axes, shape: tuple, target: tuple) -> Axes:
     """Returns the ids along each axis after a reshape from `shape` to `target` that keeps the order of the entries.
 
-    Axes that the reshape leaves alone at the front and at the back pass through. Of the axes between, one may carry
-    units. If afterwards one axis tells the units apart, it carries them; otherwise the last one does, and the units
-    that share one of its positions become one.
+    Axes that the reshape leaves alone at the front and at the back pass through. Of the axes between, the first one
+    that carries units goes on doing so. If afterwards one axis tells the units apart, it carries them; otherwise the
+    that carries units goes on doing so. If afterwards one axis tells the units apart, it carries them; otherwise those
+    (into the heads of attention), of the last one elsewhere.
     """
-    front = _untouched(shape, target)
-    back = _untouched(shape[:front:-1], target[:front:-1])
+    front, back = _left_alone(shape, target)
     middle = slice(front, len(shape) - back), slice(front, len(target) - back)
     head, tail = axes[:front], axes[len(axes) - back :] if back else ()
-    inner = _reshaped_middle(step, axes[middle[0]], shape[middle[0]], target[middle[1]])
+    parted = len(shape) == 3 and middle[0] == slice(2, 3) and len(target) > 3
+    inner = _reshaped_middle(step, axes[middle[0]], shape[middle[0]], target[middle[1]], parted)
     return (*head, *inner, *tail)
+
+
+def _left_alone(shape: tuple, target: tuple) -> tuple[int, int]:
+    """Returns how many axes at the front and at the back pass, so that those between hold as many entries as before.
+
+    Where tokens are parted into samples and positions, lengths may be equal by chance.
+    """
+    for front in range(_untouched(shape, target), -1, -1):
+        start = -len(shape) - 1 if front == 0 else front - 1
+        back = _untouched(shape[:start:-1], target[: -len(target) - 1 if front == 0 else start : -1])
+        one, other = shape[front : len(shape) - back], target[front : len(target) - back]
+        if None in one or None in other:
+            if None in one and None in other:
+                return front, back
+        elif math.prod(one) == math.prod(other):
+            return front, back
+    return 0, 0
 
 
 def _untouched(shape: tuple, target: tuple) -> int:
@@ -109,13 +127,14 @@ def _untouched(shape: tuple, target: tuple) -> int:
     return count
 
 
-def _reshaped_middle(step: Step, axes: Axes, shape: tuple, target: tuple) -> Axes:
+def _reshaped_middle(step: Step, axes: Axes, shape: tuple, target: tuple, parted: bool) -> Axes:
     carriers = [axis for axis, ids in enumerate(axes) if ids is not None]
     if not carriers:
         return (None,) * len(target)
-    if len(carriers) > 1 or None in shape or None in target or not target:
-        for axis in carriers:
-            step.fix(axes[axis], "a reshape mixes its units with an axis that cannot be followed")
+    unknown = None in shape or None in target or not target
+    for axis in carriers if unknown else carriers[1:]:
+        step.fix(axes[axis], "a reshape mixes its units with an axis that cannot be followed")
+    if unknown:
         return (None,) * len(target)
     ids = axes[carriers[0]].reshape([-1 if axis == carriers[0] else 1 for axis in range(len(shape))])
     ids = np.broadcast_to(ids, shape).reshape(target)
@@ -123,10 +142,11 @@ def _reshaped_middle(step: Step, axes: Axes, shape: tuple, target: tuple) -> Axe
         lines = np.moveaxis(ids, axis, 0).reshape(target[axis], -1)
         if (lines == lines[:, :1]).all():
             return _only(axis, lines[:, 0], len(target))
-    lines = np.moveaxis(ids, -1, 0).reshape(target[-1], -1)
+    carrier = len(target) - 1 - (parted and step.in_blocks(ids))
+    lines = np.moveaxis(ids, carrier, 0).reshape(target[carrier], -1)
     for column in range(1, lines.shape[1]):
         step.unite(lines[:, 0], lines[:, column])
-    return _only(len(target) - 1, lines[:, 0], len(target))
+    return _only(carrier, lines[:, 0], len(target))
 
 
 def _only(axis: int, ids: np.ndarray, rank: int) -> Axes:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.graph.batch import Batch, batch_of
 from tfprune.graph.checks import check_weight, named
 from tfprune.graph.ids import NOTHING, Ids
 from tfprune.graph.probe import is_elementwise
@@ -70,7 +71,8 @@ class Exit:
 
     `operation` is the reader's layer and `name` its name. `tensor` is None where the place lies inside the layer (the
     state of a recurrent layer, the heads of attention); the layer's twin masks those. `kernel` is False for a norm that
-    sums over units without a kernel: nothing but zero can stand in for a unit there.
+    sums over units without a kernel: nothing but zero can stand in for a unit there. `batch` says where the samples lie
+    in `tensor`.
     """
 
     node: Any
@@ -80,6 +82,7 @@ class Exit:
     axis: int
     ids: np.ndarray
     kernel: bool = True
+    batch: Batch = Batch()
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,10 +165,14 @@ class Edit:
 
 @dataclass(frozen=True, eq=False)
 class Twin:
-    """The layer class that stands in for an operation in a masked model, and the ids of each mask row that it takes."""
+    """The layer class that stands in for an operation in a masked model, and the ids of each mask row that it takes.
+
+    `name` is that of the operation.
+    """
 
     layer_class: type
     ids: tuple[np.ndarray, ...]
+    name: str = ""
 
 
 @dataclass
@@ -185,6 +192,10 @@ class Records:
     equal: list[tuple[np.ndarray, np.ndarray, str]] = field(default_factory=list)
     parts: list[np.ndarray] = field(default_factory=list)
     uniform: set[tuple[int, int]] = field(default_factory=set)
+    batches: dict[int, tuple[Any, Batch | None]] = field(default_factory=dict)
+    picks: dict[int, np.ndarray] = field(default_factory=dict)
+    blocks: dict[int, np.ndarray] = field(default_factory=dict)
+    not_in_blocks: frozenset[int] = frozenset()
 
 
 def count_kept(old: Any, kept: np.ndarray) -> Any:
@@ -245,9 +256,18 @@ class Step:
         """
         axis = signal.axis(axis)
         ids, real_axis = signal.axes[axis], signal.real_axes[axis]
-        if ids is not None:
-            self.records.exits.append(Exit(self.node, self.operation, self.name, signal.tensor, real_axis, ids, kernel))
+        batch = self.batch(signal)
+        if batch is None or batch.axis == real_axis:
+            self.fix(ids, "it sums over them where there is no batch axis")
+        elif ids is not None:
+            self.records.exits.append(
+                Exit(self.node, self.operation, self.name, signal.tensor, real_axis, ids, kernel, batch)
+            )
         return ids
+
+    def batch(self, signal: Signal) -> Batch | None:
+        """Returns where the samples lie in the tensor of `signal`; None if it has none, or if nobody can say."""
+        return batch_of(signal.tensor, self.records.batches)
 
     def contract_inside(self, ids: np.ndarray, axis: int = -1) -> None:
         """Says that the operation sums over its own units inside itself (a recurrent kernel, attention's heads)."""
@@ -303,6 +323,13 @@ class Step:
         self.records.parts.append(ids)
         return ids
 
+    def in_blocks(self, ids: np.ndarray) -> bool:
+        """Whether the units that a reshape parts go in whole blocks (the heads of attention), as far as they can."""
+        if id(self.node) in self.records.not_in_blocks:
+            return False
+        self.records.blocks[id(self.node)] = np.unique(ids)
+        return True
+
     def uniform(self, axis: int, output: int = 0) -> None:
         """Says that along `axis` of an output no unit differs from its neighbours (masks that were broadcast, say)."""
         self.records.uniform.add((id(self.node.outputs[output]), axis))
@@ -311,6 +338,14 @@ class Step:
         """Whether the units along `axis` of `signal` hold the same numbers, so that any of them speaks for all."""
         return (id(signal.tensor), signal.real_axes[axis]) in self.records.uniform
 
+    def picks(self, ids: np.ndarray, output: int = 0) -> None:
+        """Says that the numbers in an output are places among `ids`: who takes them for anything else fixes these."""
+        self.records.picks[id(self.node.outputs[output])] = ids
+
+    def picked(self, signal: Signal) -> np.ndarray | None:
+        """Returns the ids among which the numbers of `signal` are places, or None."""
+        return self.records.picks.get(id(signal.tensor))
+
     def twin(self, layer_class: type, *ids: np.ndarray | None) -> None:
         """Says which layer stands in for this call in a masked model; untracked rows count as always on."""
         if all(row is None for row in ids):
@@ -318,7 +353,7 @@ class Step:
         if not isinstance(layer_class, type):
             raise ValueError(f"step.twin: expected the class of a layer, received {layer_class!r}.")
         self.records.twins[id(self.node)] = Twin(
-            layer_class, tuple(np.full(0, NOTHING) if row is None else row for row in ids)
+            layer_class, tuple(np.full(0, NOTHING) if row is None else row for row in ids), self.name
         )
 
     def activation(self, function: Any, ids: np.ndarray | None) -> None:

@@ -7,10 +7,22 @@ from tfprune.layers.masks import MeanReplacement, TakeUnits
 from tfprune.layers.on_lstm import ONLSTM, MasterGates
 from tfprune.layers.on_lstm_cell import ONLSTMCell
 from tfprune.layers.recurrent import RECURRENT, MaskedBidirectional, MaskedRNN, entering_states, is_plain_recurrent
-from tfprune.layers.twins import MaskedLayerNormalization, Twin
+from tfprune.layers.reductions import (
+    MaskedExtreme,
+    MaskedLogsumexp,
+    MaskedMean,
+    MaskedMoments,
+    MaskedNorm,
+    MaskedSoftmax,
+    MaskedTopK,
+    MaskedTopShares,
+    MaskedVariance,
+)
+from tfprune.layers.twins import CountsUnits, MaskedLayerNormalization, Twin
 
 __all__ = [
     "CROSSINGS",
+    "CountsUnits",
     "CrossedConv",
     "CrossedDense",
     "DirectionReplacement",
@@ -22,6 +34,15 @@ __all__ = [
     "MaskedLayerNormalization",
     "MaskedMultiHeadAttention",
     "MaskedRNN",
+    "MaskedExtreme",
+    "MaskedLogsumexp",
+    "MaskedMean",
+    "MaskedMoments",
+    "MaskedNorm",
+    "MaskedSoftmax",
+    "MaskedTopK",
+    "MaskedTopShares",
+    "MaskedVariance",
     "MasterGates",
     "MeanReplacement",
     "StepPositions",

@@ -11,10 +11,19 @@ from keras import layers, ops
 package = keras.saving.register_keras_serializable(package="tfprune")
 
 
-def along(row: Any, axis: int, rank: int, dtype: str) -> Any:
+def along(row: Any, axis: int, rank: int, dtype: str, batch_axis: int = 0) -> Any:
     """Returns `row`, shape `(batch or 1, units)`, shaped so that it broadcasts along `axis` of a tensor."""
-    shape = [-1 if k == 0 else row.shape[-1] if k == axis % rank else 1 for k in range(rank)]
-    return ops.reshape(ops.cast(row, dtype), shape)
+    axis = axis % rank
+    shape = [-1 if k == batch_axis else row.shape[-1] if k == axis else 1 for k in range(rank)]
+    row = ops.cast(row, dtype)
+    return ops.reshape(row if batch_axis < axis else ops.transpose(row), shape)
+
+
+def spread(row: Any, positions: Any) -> Any:
+    """Returns `row`, shape `(batch or 1, units)`, with each sample's mask as often as it has positions in a row."""
+    if row.shape[0] == 1 or (row.shape[0] is not None and row.shape[0] == positions):
+        return row
+    return ops.repeat(row, positions // ops.shape(row)[0], axis=0)
 
 
 def replaced(h: Any, on: Any, replacement: Any, relative: bool = False, directions: tuple | None = None) -> Any:
@@ -53,6 +62,8 @@ class MeanReplacement(layers.Layer):
     Args:
         axis: the axis of `h` that holds the units: -1, or 1 for `channels_first`. Not the batch axis.
         relative: whether `replacement` is added to a unit that is off instead of standing for it: `h + replacement`.
+        batch_axis: the axis of `h` along which samples lie.
+        merged: whether each sample takes several positions in a row there (its tokens).
         **kwargs: passed on to `keras.layers.Layer`.
 
     Call arguments:
@@ -72,16 +83,21 @@ class MeanReplacement(layers.Layer):
     weights and units in neural networks" (2018), section 4.
     """
 
-    def __init__(self, axis: int = -1, relative: bool = False, **kwargs):
+    def __init__(self, axis: int = -1, relative: bool = False, batch_axis: int = 0, merged: bool = False, **kwargs):
         super().__init__(**kwargs)
-        if axis == 0:
-            raise ValueError("MeanReplacement: axis 0 is the batch axis. Give the axis of the units, usually -1 or 1.")
+        if axis == batch_axis:
+            raise ValueError(
+                f"MeanReplacement: axis {axis} is the batch axis. Give the axis of the units, usually -1 or 1."
+            )
         self.axis = axis
         self.relative = relative
+        self.batch_axis, self.merged = batch_axis, merged
         self.supports_masking = True
 
     def build(self, h_shape, on_nodes_shape=None, positions_shape=None):
         units = h_shape[self.axis]
+        if units is None and on_nodes_shape is not None:
+            units = on_nodes_shape[1]
         if units is None:
             raise ValueError(f"{self.name}: axis {self.axis} of shape {h_shape} has no fixed length to count units on.")
         if on_nodes_shape is not None and tuple(on_nodes_shape[1:]) != (units,):
@@ -93,15 +109,18 @@ class MeanReplacement(layers.Layer):
 
     def call(self, h, on_nodes, positions=None):
         rank = len(h.shape)
-        on = along(on_nodes, self.axis, rank, h.dtype)
-        replacement = along(self.replacement[None], self.axis, rank, h.dtype)
+        if self.merged:
+            on_nodes = spread(on_nodes, ops.shape(h)[self.batch_axis])
+        on = along(on_nodes, self.axis, rank, h.dtype, self.batch_axis)
+        replacement = along(self.replacement[None], self.axis, rank, h.dtype, self.batch_axis)
         return at_steps(h, replaced(h, on, replacement, self.relative), positions)
 
     def compute_output_shape(self, h_shape, on_nodes_shape=None, positions_shape=None):
         return h_shape
 
     def get_config(self):
-        return {**super().get_config(), "axis": self.axis, "relative": self.relative}
+        places = {"batch_axis": self.batch_axis, "merged": self.merged}
+        return {**super().get_config(), "axis": self.axis, "relative": self.relative, **places}
 
 
 @package

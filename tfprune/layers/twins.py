@@ -38,7 +38,7 @@ class Twin(layers.Layer):
         self.replacement = None if replacement is None else [[float(x) for x in row] for row in replacement]
         self.relative = relative
         self.directions = None if directions is None else [_as_lists(pair) for pair in directions]
-        self.supports_masking = layer.supports_masking
+        self.supports_masking = getattr(layer, "supports_masking", False)
 
     def compute_output_spec(self, *args, on_nodes=None, sequences_mask=None, positions=None, **kwargs):
         return self.layer.compute_output_spec(*args, **kwargs)
@@ -68,8 +68,12 @@ def _as_lists(pair: Any) -> list | None:
     return None if pair is None else [np.asarray(own, "float64").tolist() for own in pair]
 
 
+class CountsUnits(Twin):
+    """A stand-in whose result hangs on how many units are on: one that is always zero does not go for nothing."""
+
+
 @package
-class MaskedLayerNormalization(Twin):
+class MaskedLayerNormalization(CountsUnits):
     """LayerNormalization whose mean and variance run over the units that are on: what the cut layer will compute."""
 
     def call(self, inputs, on_nodes=None):

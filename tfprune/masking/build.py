@@ -247,7 +247,7 @@ class MaskedBuilder(GraphBuilder):
             self._built_in |= takes
             means = [self.means(row) for row in rows] if takes else None
             make = named(record.layer_class, layer, layer.name, "a twin for masked models")
-            self._twins[id(layer)] = make(layer, means, name=layer.name, dtype=layer.dtype_policy)
+            self._twins[id(layer)] = make(layer, means, name=layer.name, dtype=getattr(layer, "dtype_policy", None))
         return self._twins[id(layer)], [row if len(row) else None for row in rows]
 
     def _is_changed(self, node: Any) -> bool:
@@ -282,7 +282,13 @@ class MaskedPlace:
         # A norm takes no replacement: its readers' biases could not make up for it.
         key = (id(value), exit.axis, exit.kernel or not self._builder.has_replacement)
         if key not in self._masked:
-            layer = MeanReplacement(axis=exit.axis, name=self._name(exit.node.operation.name), dtype=value.dtype)
+            layer = MeanReplacement(
+                axis=exit.axis,
+                batch_axis=exit.batch.axis,
+                merged=exit.batch.merged,
+                name=self._name(exit.node.operation.name),
+                dtype=value.dtype,
+            )
             # The unmasked value is kept with the masked one so that its id is not given to another tensor.
             self._masked[key] = (value, layer(value, self.row(columns)))
             layer.replacement.assign(self._builder.means(columns) * exit.kernel)

@@ -11,7 +11,7 @@ import numpy as np
 from tfprune.borders import public
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.step import Exit
-from tfprune.layers import MaskedLayerNormalization
+from tfprune.layers import CountsUnits
 from tfprune.masking import refuse_masked
 from tfprune.repair import mean
 from tfprune.repair.readers import Reading, readings
@@ -81,8 +81,8 @@ def _dead_units(graph: UnitGraph, data: Any, tolerance: float) -> np.ndarray:
             gone = gone | nothing | (constant & takes_constants(exit))
         np.logical_and.at(dead, columns[own], gone[own])
     for twin in graph.records.twins.values():
-        if twin.layer_class is MaskedLayerNormalization:
-            columns = graph.columns(twin.ids[0])
+        if issubclass(twin.layer_class, CountsUnits):
+            columns = graph.columns(np.concatenate(twin.ids))
             dead[columns[columns >= 0]] = False
     return dead
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfprune.graph import unit_groups
 from tfprune.graph.weights import choose_kernels, kernel_weights
-from tfprune.layers import MaskedLayerNormalization
+from tfprune.layers import CountsUnits
 from tfprune.repair import Repair
 from tfprune.select import keep_top
 from tfprune.surgery.rebuild import Cut
@@ -47,8 +47,8 @@ def holdable(model: keras.Model) -> tuple[Any, dict[str, str]]:
         if not exit.kernel:
             note(exit.ids, f"{exit.name!r} sums over its units without a kernel")
     for twin in graph.records.twins.values():
-        if twin.layer_class is MaskedLayerNormalization:
-            note(twin.ids[0], "a layer normalization counts its units")
+        if issubclass(twin.layer_class, CountsUnits):
+            note(np.concatenate(twin.ids), "a norm or another statistic counts its units")
     left_out = {}
     for name, group in graph.items():
         own = seen[group.start : group.start + group.size]
