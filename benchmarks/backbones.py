@@ -27,10 +27,10 @@ Small ones of each family, built from numbers alone (two layers of width 32 with
 where the family has such), with random weights. A layer of keras_hub is made of layers; it is opened, so that its units
 are found like those of any other layer. Groups: *feed-forward* (48 units each), *heads* (as many units as heads; of
 grouped queries a key-value head with its queries), *inside heads* (channels of keys with queries, or of values),
-*width* (the stream that blocks add to), *other*. Left: `keep_top(weight_norm, 0.5, uniform=True)` of all groups. Form: where
-the result lives, see `remove`; in brackets where half of the feed-forward units alone go, which a constructor can
-mostly say. The difference is the largest one between the removed and the masked model's outputs, relative to the
-largest output, float32. Made by `python benchmarks/backbones.py --write`.
+*width* (the stream that blocks add to), *other*. Left: `keep_top(weight_norm, 0.5, uniform=True)` of all groups.
+Form: where the result lives, see `remove`; in brackets where half of the feed-forward units alone go, which a
+constructor can mostly say. The difference is the largest one between the removed and the masked model's outputs,
+relative to the largest output, float32. Made by `python benchmarks/backbones.py --write`.
 
 | family | feed-forward | heads | inside heads | width | other | parameters | left | form | difference |
 |---|---:|---:|---:|---:|---:|---:|---:|---|---:|
@@ -46,12 +46,11 @@ REASONS = {
 
 def kind_of(group):
     """Returns which kind of units a group of one of these nets is."""
-    attention = any(part in group.name for part in ("attention", "attn"))
-    if len(group.members) > 3 or (group.size in (16, 32) and "embedding" in group.name):
-        return "width"
-    if attention:
+    if group.size == 48:
+        return "feed-forward"
+    if any(part in group.name for part in ("attention", "attn", "mha")):
         return "heads" if group.size in (2, 4) else "inside heads"
-    return "feed-forward" if group.size == 48 else "other"
+    return "width" if len(group.members) > 3 or (group.size == 32 and "embedding" in group.name) else "other"
 
 
 def row_of(name):

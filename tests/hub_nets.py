@@ -218,7 +218,7 @@ BACKBONES = {
     "Qwen": lambda: M.QwenBackbone(**_GROUPED),
     "Qwen3": lambda: M.Qwen3Backbone(**_GROUPED, head_dim=8),
     "Phi3": lambda: M.Phi3Backbone(**_GROUPED),
-    "Gemma": lambda: M.GemmaBackbone(**_GROUPED, head_dim=8),
+    "Gemma": lambda: M.GemmaBackbone(**{**_GROUPED, "intermediate_dim": 96}, head_dim=8),
     "Gemma3": lambda: M.Gemma3Backbone(**_GROUPED, head_dim=8, image_size=16),
     "SmolLM3": smollm3,
     "T5": lambda: M.T5Backbone(**_HEADS),

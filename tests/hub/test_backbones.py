@@ -29,7 +29,7 @@ FIXED_LENGTH = ["FNet", "XLNet", "Whisper", "CLIP", "SigLIP"]
 KEEPS_CLASS = [
     *("Bert", "DistilBert", "Roberta", "XLMRoberta", "Albert", "Electra", "DebertaV3", "FNet", "RoformerV2", "GPT2"),
     *("OPT", "GPTNeoX", "Bloom", "Falcon", "Llama", "Llama3", "Mistral", "Qwen", "Qwen3", "Phi3", "Gemma3", "T5"),
-    *("Bart", "Whisper", "ViT", "DeiT", "DINOV2", "CLIP", "SigLIP"),
+    *("Bart", "Whisper", "ViT", "DeiT", "DINOV2", "CLIP", "Gemma", "Mixtral", "SmolLM3", "ESM2"),
 ]
 """Families that stay their class where half of the feed-forward units of every block go."""
 

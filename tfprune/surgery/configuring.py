@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 _MOST_KEYS = 5
-_MOST_OPTIONS = 64
+_MOST_OPTIONS = 32
 _FACTORS = (1, 2, 3, 4)
 
 
@@ -72,14 +72,17 @@ class Configurer:
 
     def _options(self, config: dict, weights: list[Any], wanted: list[tuple]) -> Iterator[dict]:
         """Yields changes of a configuration: numbers that are lengths of cut axes become what these are now."""
-        lengths: dict[int, set[int]] = {}
         pairs = [
             pair for own, shape in zip(weights, wanted, strict=True) for pair in zip(own.shape, shape, strict=True)
         ]
-        for old, new in (*pairs, *((old, new) for (_, old), new in self._numbers.items())):
+        pairs += [(old, new) for (_, old), new in self._numbers.items()]
+        plain = {int(old) for old, _ in pairs}
+        lengths: dict[int, set[int]] = {}
+        for old, new in pairs:
             # Some constructors want twice the width of a gated layer, or the width of all heads together.
             for factor in _FACTORS if old != new else ():
-                lengths.setdefault(int(old) * factor, set()).add(int(new) * factor)
+                if factor == 1 or int(old) * factor not in plain:
+                    lengths.setdefault(int(old) * factor, set()).add(int(new) * factor)
         keys = [key for key, value in config.items() if type(value) is int and value in lengths]
         for count in range(min(len(keys), _MOST_KEYS), 0, -1):
             for own in itertools.combinations(keys, count):

@@ -146,7 +146,7 @@ class _House:
         self._is_opened = is_opened(self.opened)
         self._new = rebuilt.new_variables()
         self._numbers = dict(self._changed_numbers())
-        self._replaced = self._numbers
+        self._replaced, self._with_bias = self._numbers, rebuilt.with_bias
         self._configurer = Configurer(self._new, self._numbers, self._changes)
 
     def as_plain(self) -> keras.Model:
@@ -161,12 +161,14 @@ class _House:
         """The model's own class, built from its configuration with other numbers."""
         if type(self.model).__module__.startswith("keras.src.models"):
             raise Refused(f"its class is a plain keras.{type(self.model).__name__}")
+        self._refuse_biases("")
         new = self._configurer.built(self.model, lambda new: new(example_inputs(self.rebuilt.model)))
         self._compare_classes(new)
         return new
 
     def as_layers(self) -> keras.Model:
         """A functional model of the model's blocks, each built from its own configuration."""
+        self._refuse_biases("/")
         copier = self._copier()
 
         def block(old: Any, args: tuple, kwargs: dict) -> Any:
@@ -293,6 +295,14 @@ class _House:
     def _known_variables(self) -> list[tuple[Any, Any]]:
         variables = [own for layer in self.model._flatten_layers() for own in layer.variables]
         return [(own, self._new[id(own)]) for own in variables if id(own) in self._new]
+
+    def _refuse_biases(self, inside: str) -> None:
+        """Refuses where a repair has given a bias to layers that a constructor builds without one."""
+        added = {name_of(node.operation) for node in nodes_in(self.opened) if id(node.operation) in self._with_bias}
+        names = sorted(name for name in added if inside in name)
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise Refused(f"the repair needs a bias in {names[0]!r}{more}, which the class builds without one")
 
     def _compare_classes(self, new: Any) -> None:
         if type(new) is not type(self.model):
