@@ -89,7 +89,7 @@ def reshaped(step: Step, axes: Axes, shape: tuple, target: tuple) -> Axes:
 
     Axes that the reshape leaves alone at the front and at the back pass through. Of the axes between, the first one
     that carries units goes on doing so. If afterwards one axis tells the units apart, it carries them; otherwise the
-    that carries units goes on doing so. If afterwards one axis tells the units apart, it carries them; otherwise those
+    units that share a position of one axis become one: of the last axis but one where a sequence's channels are parted
     (into the heads of attention), of the last one elsewhere.
     """
     front, back = _left_alone(shape, target)
