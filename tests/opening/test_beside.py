@@ -19,7 +19,7 @@ BESIDE = {
     "two_towers": "user/wide",
 }
 OF_STEPS = ("gated_feed_forward", "subclassed_recurrent")
-FAST = ("text_classification", "subclassed_recurrent")
+FAST = ("two_towers",)
 SALIENCIES = [name for name in saliency.__all__ if name not in ("weights", "batch_norm_scale")]
 
 

@@ -13,10 +13,7 @@ from tfprune.graph.opened import is_opened
 from tfprune.graph.walk import functional
 from tfprune.surgery import form_of, remove
 
-FAST = {
-    *("text_of_any_length", "vision_transformer", "raw_weights", "residual", "block_called_twice", "frozen_inside"),
-    *("several_in_and_out", "configured_model", "subclassed_recurrent"),
-}
+FAST = {"raw_weights", "block_called_twice", "frozen_inside", "several_in_and_out", "configured_model"}
 """Nets on which all laws are fast tests; on the others the first two of them are."""
 SOME = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in NETS]
 EVERY_FORM = [
@@ -224,13 +221,8 @@ def test_the_result_trains_and_predicts(name):
         np.testing.assert_array_equal(one, other)
 
 
-EXPORTED = [
-    *("perceiver", "autoencoder"),
-    *(
-        pytest.param(own, marks=pytest.mark.slow)
-        for own in ("text_of_any_length", "tied_decoder", "vision_transformer")
-    ),
-]
+LARGE = [pytest.param(own, marks=pytest.mark.slow) for own in ("text_of_any_length", "tied_decoder", "perceiver")]
+EXPORTED = ["autoencoder", *LARGE]
 
 
 @pytest.mark.parametrize("name", EXPORTED)

@@ -198,11 +198,11 @@ def _inputs_of(model: keras.Model) -> Any:
         if own.default is own.empty and own.kind in (own.POSITIONAL_ONLY, own.POSITIONAL_OR_KEYWORD)
     ]
     (shape,) = shapes.values() if len(shapes) == 1 else (None,)
+    needed = needed if len(needed) > 1 else list(shapes)
     if shape is None or len(needed) > 1:
         raise ValueError(
             f"model {model.name!r} is a subclassed model ({type(model).__name__}) that is called with several "
-            f"arguments ({', '.join(needed if len(needed) > 1 else shapes)}). Let its call take one argument, a list or a "
-            "dictionary of tensors."
+            f"arguments ({', '.join(needed)}). Let its call take one argument, a list or a dictionary of tensors."
         )
     dtype = model.input_dtype if keras.backend.is_float_dtype(model.input_dtype) else "float32"
     structure = _plain(tree.map_shape_structure(lambda own: keras.KerasTensor((None, *own[1:]), dtype), shape))
