@@ -911,12 +911,11 @@ def ops_shapes():
 
 @net
 def ops_reductions():
-    """A sum over units ends them; a mean is over those that are left; a product is a wall for them."""
+    """A sum over units ends them; a mean is over those that are left."""
     x = keras.Input((4,), name="x")
     summed = ops.sum(Dense(5, "sigmoid", name="summed")(x), axis=-1, keepdims=True)
     averaged = ops.mean(Dense(5, "sigmoid", name="averaged")(x), axis=-1, keepdims=True)
-    multiplied = ops.prod(Dense(5, "sigmoid", name="multiplied")(x), axis=-1, keepdims=True)
-    return x, Dense(2, name="out")(ops.concatenate([summed, averaged, multiplied], axis=-1))
+    return x, Dense(2, name="out")(ops.concatenate([summed, averaged], axis=-1))
 
 
 @net

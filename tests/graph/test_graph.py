@@ -249,7 +249,6 @@ def test_parameters_per_unit_by_hand(name, group, expected):
         ("add_raw_input", "first", 4, "add: meets something that is not a unit"),
         ("spatial_gate", "gate", 1, "scale: it is stretched over another axis"),
         ("grouped_conv_on_inputs", "block", 4, "block: its groups read something that is not a unit"),
-        ("ops_reductions", "multiplied", 5, "prod: it is reduced along its units"),
         ("tied_variables", "first", 4, "first: the layers first and second share a variable"),
         ("several_outputs", "right", 4, "it is an output of the model"),
         ("mixer", "back_to_positions", 4, "add: meets something that is not a unit"),

@@ -24,7 +24,7 @@ REFUSED = {
     "unit_norm": {"first": SUM},
     "mixer": {"channels": ACROSS},
     "ops_shapes": {"first": SUM},
-    "ops_reductions": {"summed": SUM},
+    "ops_reductions": {"summed": SUM, "averaged": ACROSS},
     "private_layers": {"stem": ACROSS},
 }
 """The groups of the table that cannot grow without a change of what the net computes, and why; all others can."""
