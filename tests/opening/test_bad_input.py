@@ -9,8 +9,8 @@ from keras import layers, ops
 
 import tfprune
 from tfprune import LayerValues
+from tfprune.graph.closing import closed
 from tfprune.graph.opened import is_opened
-from tfprune.graph.tracing import closed
 from tfprune.graph.walk import functional
 from tfprune.surgery import form_of, remove
 

@@ -230,7 +230,8 @@ def _obstacle(graph: UnitGraph, name: str, transfer: str) -> str | None:
                 next(reading.refusal for reading in own if reading.refusal) + " (transfer='none' cuts all the same)"
             )
     for twin in graph.records.twins.values() if transfer == "exact" else ():
-        if issubclass(twin.layer_class, CountsUnits) and _own(graph, name, graph.columns(np.concatenate(twin.ids))).any():
+        columns = graph.columns(np.concatenate(twin.ids))
+        if issubclass(twin.layer_class, CountsUnits) and _own(graph, name, columns).any():
             reason = "a layer normalization takes its statistics over them"
     return reason
 

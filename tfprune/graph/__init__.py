@@ -1,11 +1,11 @@
 """Reading Keras graphs: units, groups, homes and exits, by one table row per layer class."""
 
+from tfprune.graph.closing import closed
 from tfprune.graph.flops import count_flops, count_parameters, flops_by_layer
 from tfprune.graph.flops_table import Call, register_flops
 from tfprune.graph.groups import Group, Member, UnitGraph, unit_groups
 from tfprune.graph.step import Signal, Step
 from tfprune.graph.table import register, row_of
-from tfprune.graph.tracing import closed
 
 __all__ = [
     "Call",

@@ -8,10 +8,10 @@ Before it is used, it is run beside the model on random numbers of a third size.
 
 from __future__ import annotations
 
-import inspect
 import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import keras
@@ -20,15 +20,16 @@ from keras import tree
 from keras.src.ops.node import Node
 from keras.src.ops.numpy import Reshape
 
+from tfprune.graph.closing import can_be_opened
+from tfprune.graph.layouts import THIRD, Layout, inputs_of, symbols_of, ways_of
 from tfprune.graph.nodes import copied, nodes_in, set_path, substituted
-from tfprune.graph.sizes import NotAlike, SizedCall, Symbol, aligned, anchors, array_of
+from tfprune.graph.sizes import NotAlike, SizedCall, aligned, anchors, array_of
 from tfprune.graph.table import version_of_table
-from tfprune.graph.tracing import Trace, Traced, can_be_opened, run_graph, trace, where_it_failed
+from tfprune.graph.tracing import Trace, Traced, run_graph, takes_training, trace, where_it_failed
 from tfprune.layers.opened import Size, Sized, SizedArray, put
 
 _PLACE = "_tfprune_opened"
-_ORIGINALS = "_tfprune_originals"
-_SMALL, _OTHER, _THIRD = (2, 11), (3, 17), (4, 13)
+_ORIGINALS, _IN_TRAINING = "_tfprune_originals", "_tfprune_in_training"
 _LONG = (1024, 512, 256, 128, 64, 32)
 _TOLERANCE = 1e-4
 
@@ -73,12 +74,12 @@ def originals(form: keras.Model) -> dict[int, Any]:
     return dict(vars(form)[_ORIGINALS])
 
 
-def example_inputs(form: keras.Model, length: int = _THIRD[1]) -> Any:
+def example_inputs(form: keras.Model, length: int = THIRD[1]) -> Any:
     """Returns small random inputs for an opened form, structured as it takes them; open lengths are `length`."""
     generator = np.random.default_rng(1)
     arrays = []
     for tensor in form.inputs:
-        shape = [own or (_THIRD[0] if axis == 0 else length) for axis, own in enumerate(tensor.shape)]
+        shape = [own or (THIRD[0] if axis == 0 else length) for axis, own in enumerate(tensor.shape)]
         real = keras.backend.is_float_dtype(tensor.dtype)
         array = generator.normal(size=shape) if real else generator.integers(0, 2, shape)
         arrays.append(keras.ops.convert_to_tensor(array.astype(tensor.dtype)))
@@ -129,15 +130,6 @@ def _flags(model: keras.Model) -> tuple:
     return tuple((id(own), own._trainable, own.built, *(getattr(own, key, None) for key in changed)) for own in layers)
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """How an input is laid out: its shape, None where it is open, its type and name."""
-
-    shape: tuple[int | None, ...]
-    dtype: str
-    name: str
-
-
 def why_not_opened(model: keras.Model) -> str:
     """Returns why a model with something to open could not be; empty for every other one."""
     held = vars(model).get(_PLACE)
@@ -146,12 +138,12 @@ def why_not_opened(model: keras.Model) -> str:
 
 def _open(model: keras.Model, has_graph: bool) -> tuple[keras.Model | None, str]:
     """Returns the opened form, or None and the reason."""
-    structure = model._inputs_struct if has_graph else _inputs_of(model)
+    structure = model._inputs_struct if has_graph else inputs_of(model)
     given = tree.flatten(structure)
     call = (lambda inputs: run_graph(model, tree.flatten(inputs))) if has_graph else model.call
     failed: list[tuple[Any, str]] = []
     best: tuple[int, Any] | None = None
-    for inputs, groups in _ways(given, has_graph):
+    for inputs, groups in ways_of(given, has_graph):
         try:
             found = _opened_at(model, structure, inputs, groups, call, has_graph)
         except NotAlike as reason:
@@ -178,76 +170,13 @@ def _open(model: keras.Model, has_graph: bool) -> tuple[keras.Model | None, str]
     )
 
 
-def _inputs_of(model: keras.Model) -> Any:
-    """Returns symbolic inputs of a subclassed model, as it was built by a call on data."""
-    shapes = getattr(model, "_build_shapes_dict", None)
-    if not model.built:
-        raise ValueError(
-            f"model {model.name!r} is a subclassed model ({type(model).__name__}) that is not built, so its shapes are "
-            "unknown. Call it on data once."
-        )
-    if not shapes:
-        raise ValueError(
-            f"model {model.name!r} is a subclassed model ({type(model).__name__}), and its code cannot be followed: "
-            "Keras could not run it on tensors without numbers, so that not even its shapes are known. Write its call "
-            "with keras.ops, without NumPy and without branches on what tensors hold."
-        )
-    needed = [
-        name
-        for name, own in inspect.signature(model.call).parameters.items()
-        if own.default is own.empty and own.kind in (own.POSITIONAL_ONLY, own.POSITIONAL_OR_KEYWORD)
-    ]
-    (shape,) = shapes.values() if len(shapes) == 1 else (None,)
-    needed = needed if len(needed) > 1 else list(shapes)
-    if shape is None or len(needed) > 1:
-        raise ValueError(
-            f"model {model.name!r} is a subclassed model ({type(model).__name__}) that is called with several "
-            f"arguments ({', '.join(needed)}). Let its call take one argument, a list or a dictionary of tensors."
-        )
-    dtype = model.input_dtype if keras.backend.is_float_dtype(model.input_dtype) else "float32"
-    structure = _plain(tree.map_shape_structure(lambda own: keras.KerasTensor((None, *own[1:]), dtype), shape))
-    given = tree.flatten(structure)
-    for number, tensor in enumerate(given):
-        tensor.name = "inputs" if len(given) == 1 else f"inputs_{number}"
-    for name, tensor in structure.items() if isinstance(structure, dict) else ():
-        if isinstance(tensor, keras.KerasTensor):
-            tensor.name = name
-    return structure
-
-
-def _plain(structure: Any) -> Any:
-    """Returns a structure without the classes in which Keras tracks what a layer holds."""
-    if isinstance(structure, dict):
-        return {key: _plain(own) for key, own in structure.items()}
-    return [_plain(own) for own in structure] if isinstance(structure, list) else structure
-
-
-def _ways(given: list[Any], has_graph: bool) -> Iterator[tuple[list[_Sizes], str | int]]:
-    """Yields how the inputs may be laid out, the most general way first: shapes, and which lengths are one."""
-    plain = [_Sizes(tuple(own.shape), own.dtype, own.name) for own in given]
-    variants = [plain]
-    if not has_graph:
-        open_lengths = [_Sizes((None,) * min(2, len(p.shape)) + p.shape[2:], p.dtype, p.name) for p in plain]
-        integers = [[_Sizes(p.shape, "int32", p.name) for p in own] for own in (open_lengths, plain)]
-        variants = [open_lengths, plain, *integers]
-    for own in variants:
-        lengths = [p for p in own if None in p.shape[1:]]
-        # One of several may have a length of its own: the places of the tokens that are to be guessed, say.
-        alone = [number for number, p in enumerate(own) if None in p.shape[1:]] if len(lengths) > 2 else []
-        for groups in ("apart", "by_prefix", *alone, "one") if len(lengths) > 1 else ("one",):
-            yield own, groups
-    for own in variants:
-        if any(None in p.shape[1:] for p in own):
-            yield [_Sizes((p.shape[0], *(n or _THIRD[1] for n in p.shape[1:])), p.dtype, p.name) for p in own], "one"
-
-
 def _opened_at(
-    model: Any, structure: Any, inputs: list[_Sizes], groups: str | int, call: Any, has_graph: bool
+    model: Any, structure: Any, inputs: list[Layout], groups: str | int, call: Any, has_graph: bool
 ) -> tuple:
     """Returns the layers that stay closed, and the opened model."""
-    symbols = _symbols(inputs, groups)
+    symbols = symbols_of(inputs, groups)
 
-    def traced(which: Any) -> Trace:
+    def traced(which: Any, training: bool = False) -> Trace:
         shapes = [list(own.shape) for own in inputs]
         for members, symbol in symbols:
             for number, axis in members:
@@ -255,34 +184,36 @@ def _opened_at(
         tensors = [
             keras.KerasTensor(shape, own.dtype, name=own.name) for shape, own in zip(shapes, inputs, strict=True)
         ]
-        return trace(model, tree.pack_sequence_as(structure, tensors), call)
+        own = partial(call, training=True) if training and not has_graph and takes_training(model) else call
+        return trace(model, tree.pack_sequence_as(structure, tensors), own, training=training)
 
     one, two = traced(lambda symbol: symbol.one), traced(lambda symbol: symbol.two)
     sized = aligned(one, two, [symbol for _, symbol in symbols])
     longest = _longest(traced, one, sized)
     result = _Builder(model, structure, inputs, one, sized, longest).build()
     _check(model, result, inputs, symbols, has_graph)
+    vars(result)[_IN_TRAINING] = _differences_in_training(
+        model, one, lambda: traced(lambda symbol: symbol.one, training=True)
+    )
     return one.closed, result
 
 
-def _symbols(inputs: list[_Sizes], groups: str | int) -> list[tuple[list[tuple[int, int]], Symbol]]:
-    """Returns the open lengths of the inputs: which axes are one, and what they are in both traces."""
-    found: dict[Any, list[tuple[int, int]]] = {}
-    for number, own in enumerate(inputs):
-        for axis, length in enumerate(own.shape):
-            if length is None:
-                prefix = own.name.split("_")[0] if groups == "by_prefix" else number if groups == "apart" else None
-                prefix = number == groups if isinstance(groups, int) else prefix
-                found.setdefault((axis, None if axis == 0 else prefix), []).append((number, axis))
-    result = []
-    for (axis, _), members in found.items():
-        if axis == 0:
-            result.append((members, Symbol(members[0], _SMALL[0], _OTHER[0])))
-        else:
-            # Numbers that no two of these have in common.
-            step = 2 * sum(own.axis[1] > 0 for _, own in result)
-            result.append((members, Symbol(members[0], _SMALL[1] + step, _OTHER[1] + 3 * step)))
-    return result
+def _differences_in_training(model: keras.Model, one: Trace, trained: Callable[[], Trace]) -> tuple[str, ...]:
+    """Returns the paths of the layers whose code calls something else when it is told that it is training."""
+    try:
+        other = trained()
+    except Exception:  # A stranger's code.
+        return (model.name,)
+    calls = [Counter((type(call.operation).__name__, call.name) for call in own.calls) for own in (one, other)]
+    names = {name.rpartition("/")[0] or model.name for _, name in (calls[0] - calls[1]) + (calls[1] - calls[0])}
+    return tuple(sorted(names | (other.closed.keys() - one.closed.keys())))
+
+
+def other_in_training(model: keras.Model) -> tuple[str, ...]:
+    """Returns the paths of layers whose code does something in training that the opened form does not do."""
+    held = vars(model).get(_PLACE)
+    form = held.opened if isinstance(held, _Held) and held.owner() is model else None
+    return vars(form)[_IN_TRAINING] if form is not None else ()
 
 
 def _longest(traced: Any, one: Trace, sized: list[SizedCall]) -> Trace | None:
@@ -315,7 +246,7 @@ def _longest(traced: Any, one: Trace, sized: list[SizedCall]) -> Trace | None:
 class _Builder:
     """Builds the functional graph on copies of the layers, which share their weights."""
 
-    def __init__(self, model: Any, structure: Any, inputs: list[_Sizes], one: Trace, sized: list, longest: Any):
+    def __init__(self, model: Any, structure: Any, inputs: list[Layout], one: Trace, sized: list, longest: Any):
         self._model, self._structure, self._inputs = model, structure, inputs
         self._trace, self._sized, self._longest = one, sized, longest
         self._tensors: dict[int, Any] = {}
@@ -428,13 +359,13 @@ def _run_without_sizes(result: keras.Model) -> None:
         values.update({id(old): new for old, new in zip(node.outputs, outputs, strict=True)})
 
 
-def _check(model: Any, result: keras.Model, inputs: list[_Sizes], symbols: list, has_graph: bool) -> None:
+def _check(model: Any, result: keras.Model, inputs: list[Layout], symbols: list, has_graph: bool) -> None:
     """Raises NotAlike unless both compute the same for random numbers of a third size."""
     shapes = [list(own.shape) for own in inputs]
     for members, symbol in symbols:
         for number, axis in members:
             later = 2 * sum(own.axis[1] > 0 and own.axis < symbol.axis for _, own in symbols)
-            shapes[number][axis] = _THIRD[0] if axis == 0 else _THIRD[1] + later
+            shapes[number][axis] = THIRD[0] if axis == 0 else THIRD[1] + later
     generator = np.random.default_rng(0)
     arrays = [
         generator.normal(size=shape).astype(own.dtype)

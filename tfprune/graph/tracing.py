@@ -7,65 +7,29 @@ reason. Nothing is copied and nothing is left behind: the model's layers are aft
 from __future__ import annotations
 
 import inspect
-import threading
+import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops, tree
 from keras.src import backend
 from keras.src.models.functional import Functional
 
-from tfprune.graph.nodes import is_bookkeeping, nodes_in, substituted
-from tfprune.graph.table import note_change, row_of
+from tfprune.graph.closing import OPENED, can_be_opened, own_class
+from tfprune.graph.hooks import any_index, restore, state_of, variables_of
+from tfprune.graph.nodes import nodes_in, substituted
 from tfprune.layers.opened import HeldWeight, WithMask
 
-_FOLDERS = ("keras", "tensorflow", "tfprune")
-_closed_classes: set[type] = set()
-_OPENED = "_tfprune_opened"
-_OF_KERAS = (
-    *("_trainable_variables", "_non_trainable_variables", "_tracker", "_layers", "_metrics", "_seed_generators"),
-    *("optimizer", "_optimizer", "_loss_tracker"),
+_FOLDERS = (
+    *(f"{Path(module.__file__).parent}{os.sep}" for module in (keras, tf)),
+    f"{Path(__file__).parents[1]}{os.sep}",
 )
-"""Attributes in which Keras notes the variables of a layer, beside those that hold them."""
-
-
-def own_class(layer: Any) -> type:
-    """Returns the class of a layer, also while it is open."""
-    return vars(type(layer)).get(_OPENED, type(layer))
-
-
-def closed(*layer_classes: type) -> Any:
-    """Keeps layers of these classes shut: their code is not looked into, and units that reach them stay.
-
-    Args:
-        *layer_classes: classes of layers. The exact class counts.
-
-    Returns:
-        The first class, so that it can stand above a class as a decorator.
-
-    Raises:
-        TypeError: if one of them is no class.
-    """
-    for layer_class in layer_classes:
-        if not isinstance(layer_class, type):
-            raise TypeError(f"closed: expected classes, received {layer_class!r}. Pass the class, not an instance.")
-    _closed_classes.update(layer_classes)
-    note_change()
-    return layer_classes[0]
-
-
-def can_be_opened(operation: Any) -> bool:
-    """Whether an operation is a layer that the table does not know, so that its code is looked into."""
-    own = own_class(operation)
-    if not isinstance(operation, keras.layers.Layer) or own in _closed_classes or row_of(operation) is not None:
-        return False
-    # Those layers of Keras that are not in the table compute what cannot be followed: random numbers, tables of words.
-    # The layers of this package say what they do by themselves: a masked model is not opened once more.
-    return isinstance(operation, keras.Model) or not own.__module__.startswith(("keras.src.layers", "tfprune."))
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,51 +60,27 @@ class Trace:
     closed: dict[str, str]
 
 
-def trace(model: keras.Model, inputs: Any, call: Callable[[Any], Any], *, training: bool | None = None) -> Trace:
+def trace(model: keras.Model, inputs: Any, call: Callable[[Any], Any], *, training: bool = False) -> Trace:
     """Runs a model on symbolic tensors.
 
     Args:
         model: the model; it is as it was before afterwards.
         inputs: a structure of symbolic tensors of known shapes.
         call: runs the code of the model: takes `inputs`, returns the outputs.
-        training: what the code is told of whether it is training.
+        training: whether the code is told that it is training; else it is told nothing.
     """
-    run = _Run(model, tree.flatten(inputs), training)
-    with _any_index(), run.hooked():
-        outputs = call(inputs)
+    run = _Run(model, tree.flatten(inputs))
+    with any_index(), run.hooked():
+        outputs = run.in_training(call, inputs) if training else call(inputs)
         calls = run.collect(tree.flatten(outputs))
     outputs = tree.map_structure(run.resolved, outputs)
     return Trace(run.inputs, outputs, calls, run.closed)
 
 
-_index_lock = threading.Lock()
-_index_users: list[Callable] = []
-
-
-@contextmanager
-def _any_index() -> Iterator[None]:
-    """Lets symbolic tensors take a lone slice, None or Ellipsis as an index, as all other tensors do."""
-    with _index_lock:
-        _index_users.append(_index_users[0] if _index_users else keras.KerasTensor.__getitem__)
-        plain = _index_users[0]
-
-        def get_item(tensor: Any, key: Any) -> Any:
-            return plain(tensor, (key,) if key is None or key is Ellipsis or isinstance(key, slice) else key)
-
-        keras.KerasTensor.__getitem__ = get_item
-    try:
-        yield
-    finally:
-        with _index_lock:
-            _index_users.pop()
-            if not _index_users:
-                keras.KerasTensor.__getitem__ = plain
-
-
 def where_it_failed(error: BaseException) -> str:
     """Returns the file and line, outside Keras and TensorFlow, at which code failed, with the message."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not any(f"/{folder}/" in frame.filename for folder in _FOLDERS)]
+    own = [frame for frame in frames if not frame.filename.startswith(_FOLDERS)]
     frame = (own or frames)[-1]
     message = " ".join(str(error).split())
     short = message if len(message) < 200 else message[:197] + "..."
@@ -154,12 +94,11 @@ class _Run:
 
     model: keras.Model
     inputs: list[Any]
-    training: bool | None
     closed: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         self._layers = list(self.model._flatten_layers())
-        self._held = {id(layer): _variables_of(layer) for layer in self._layers}
+        self._held = {id(layer): variables_of(layer) for layer in self._layers}
         self._stand_ins: dict[tuple[int, str], Any] = {}
         self._read: dict[int, tuple[Any, Any]] = {}
         self._weights: dict[int, Any] = {}
@@ -179,10 +118,16 @@ class _Run:
         self._shut: set[int] = set()
         self._classes: dict[type, type] = {}
 
+    def in_training(self, call: Callable[[Any], Any], inputs: Any) -> Any:
+        """Runs code that is told that it is training, by Keras's own way: a layer around it that is called so."""
+        entry = _Entry()
+        vars(entry)["symbolic_call"] = lambda given, **kwargs: tree.map_structure(self._alias, call(given))
+        return entry(inputs, training=True)
+
     @contextmanager
     def hooked(self) -> Iterator[None]:
         """Opens the layers for the time of the trace; afterwards they are as before."""
-        before = [(operation, _state(operation)) for operation in self._operations()]
+        before = [(operation, state_of(operation)) for operation in self._operations()]
         weights = [(layer, name, value) for layer in self._layers for name, value in self._held[id(layer)]]
         try:
             for layer in self._layers:
@@ -198,7 +143,7 @@ class _Run:
                 vars(layer)[name] = value
             for operation, state in before:
                 vars(operation).pop("symbolic_call", None)
-                _restore(operation, state)
+                restore(operation, state)
             for layer in self._layers:
                 object.__setattr__(layer, "__class__", own_class(layer))
 
@@ -221,7 +166,7 @@ class _Run:
                 return tree.map_structure(lambda leaf: run._plain.get(id(leaf), (None, leaf))[1], outputs)
 
             own = {"__call__": call, "__module__": layer_class.__module__, "__qualname__": layer_class.__qualname__}
-            self._classes[layer_class] = type(layer_class.__name__, (layer_class,), own | {_OPENED: layer_class})
+            self._classes[layer_class] = type(layer_class.__name__, (layer_class,), own | {OPENED: layer_class})
         return self._classes[layer_class]
 
     def _swapped(self, value: Any, layer: Any) -> Any:
@@ -409,6 +354,13 @@ class _Run:
         return self._paths[id(layer)]
 
 
+class _Entry(keras.layers.Layer):
+    """The outermost layer of a trace: what it is told of training, the layers inside are told."""
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return inputs
+
+
 def code_of(layer: Any) -> Callable:
     """Returns what runs the code of a layer; the graph of a nested model is run node by node."""
     if isinstance(layer, keras.Sequential) and layer._functional is not None:
@@ -435,39 +387,6 @@ def run_graph(model: Any, inputs: Sequence[Any]) -> Any:
 def _node_of(tensor: Any) -> Any:
     history = tensor._keras_history
     return history.operation._inbound_nodes[history.node_index]
-
-
-def _state(operation: Any) -> dict[str, Any]:
-    """Returns what symbolic calls would leave on an operation."""
-    own = vars(operation)
-    state = {name: list(own[name]) for name in ("_inbound_nodes", "_outbound_nodes", "_losses") if name in own}
-    return state | {"_loss_ids": set(own.get("_loss_ids", ()))}
-
-
-def _restore(operation: Any, state: dict[str, Any]) -> None:
-    for name, before in state.items():
-        held = vars(operation).get(name)
-        if isinstance(held, list):
-            del held[len(before) :]
-        elif isinstance(held, set):
-            held.intersection_update(before)
-
-
-def _variables_of(layer: Any) -> list[tuple[str, Any]]:
-    """Returns the attributes of a layer that hold its variables: itself, in lists or in dictionaries."""
-    held = []
-    for name, value in vars(layer).items():
-        if name not in _OF_KERAS and not is_bookkeeping(name) and _holds_variables(value):
-            held.append((name, value))
-    return held
-
-
-def _holds_variables(value: Any) -> bool:
-    if isinstance(value, keras.Variable):
-        return True
-    if isinstance(value, dict):
-        return any(_holds_variables(own) for own in value.values())
-    return isinstance(value, list | tuple) and any(_holds_variables(own) for own in value)
 
 
 def takes_training(layer: Any) -> bool:

@@ -9,10 +9,11 @@ import keras
 import numpy as np
 from keras import tree
 
-from tfprune.borders import public
+from tfprune.borders import public, warn
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.checks import named
 from tfprune.graph.nodes import copied
+from tfprune.graph.opened import other_in_training
 from tfprune.graph.walk import fresh_input, functional, is_graph, nodes_of, run
 from tfprune.layers import FixedOnNodes, MaskedBidirectional, MaskedRNN, MeanReplacement, TakeUnits
 from tfprune.units import LayerValues, check_like
@@ -60,7 +61,15 @@ def with_on_nodes(
     Reference: "Exploring toy neural nets under node removal" for the mask as an input; U. Evci (2018), section 4, for
     the mean as replacement.
     """
-    return masked_model(model, layers, replacement).model
+    masked = masked_model(model, layers, replacement).model
+    others = other_in_training(model)
+    if others:
+        warn(
+            f"with_on_nodes: in training, the code of {', '.join(map(repr, others))} does something else, which the "
+            "masked model does not do: it is right for predictions, losses and gradients. To train under a mask, use "
+            "training.PruneDuringTraining on the model itself."
+        )
+    return masked
 
 
 class MaskedModel(NamedTuple):

@@ -23,9 +23,9 @@ from keras import tree
 from keras.src.models.functional import Functional
 
 from tfprune.borders import warn
+from tfprune.graph.closing import can_be_opened
 from tfprune.graph.nodes import drop_path, name_of, nodes_in, substituted
-from tfprune.graph.opened import example_inputs, is_opened, originals
-from tfprune.graph.tracing import can_be_opened
+from tfprune.graph.opened import example_inputs, is_opened, originals, other_in_training
 from tfprune.graph.walk import functional
 from tfprune.layers.opened import HeldWeight, Sized, SizedArray, WithMask
 from tfprune.surgery.configuring import Configurer, Refused, in_one_line
@@ -53,19 +53,23 @@ class Form:
 
 @dataclass(frozen=True)
 class Step:
-    """What was cut: the units that stayed, how many each group had, and the calls whose layers got a bias, by number.
+    """What was cut: the units that stayed, the form, how many each group had, and the layers that got a bias.
 
-    `on` is None for other changes than a cut. Names do not count: Keras gives them numbers as it likes.
+    `on` is None for other changes than a cut. Layers are the numbers of their calls: names are numbered as Keras likes.
     """
 
     on: np.ndarray | None
+    form: str
     sizes: list[int]
     with_bias: list[int]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a model in the form "copy" was made of: the original's configuration, or why there is none, and the cuts."""
+    """What a model in the form "copy" or "graph" was made of: the original's configuration, and the cuts.
+
+    `reason` says why there is no configuration.
+    """
 
     config: dict | None
     reason: str
@@ -124,10 +128,16 @@ def _housed(rebuilt: Rebuild, form: str) -> keras.Model:
         except Exception as error:  # The code of a stranger, with other numbers than it was written for.
             refused[name] = f"{type(error).__name__}: {in_one_line(error)}"
         else:
+            if name in ("plain", "graph") and other_in_training(house.model):
+                others = ", ".join(map(repr, other_in_training(house.model)))
+                warn(
+                    f"{rebuilt.verb}: in training, the code of {others} does something else, which the result in the "
+                    f"form {name!r} does not do. Its predictions are right; form='copy' keeps the code."
+                )
             vars(model)[_PLACE] = Form(name, refused)
             vars(model).pop(_ORIGIN, None)
-            if name == "copy":
-                vars(model)[_ORIGIN] = _origin(rebuilt)
+            if name in ("copy", "graph"):
+                vars(model)[_ORIGIN] = _origin(rebuilt, name)
                 vars(model)["save"] = _warn_and_save(model)
             return model
     told = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
@@ -345,11 +355,11 @@ class _House:
             yield from here
 
 
-def _origin(rebuilt: Rebuild) -> Origin:
+def _origin(rebuilt: Rebuild, form: str) -> Origin:
     graph, before = rebuilt.graph, origin_of(rebuilt.graph.model)
     numbers = {id(node.operation): number for number, node in enumerate(nodes_in(functional(graph.model)))}
     on = rebuilt.on if isinstance(rebuilt, Cut) else None
-    step = Step(on, list(graph.sizes.values()), sorted(numbers[key] for key in rebuilt.with_bias))
+    step = Step(on, form, list(graph.sizes.values()), sorted(numbers[key] for key in rebuilt.with_bias))
     if before is not None:
         return Origin(before.config, before.reason, (*before.steps, step))
     try:
@@ -363,8 +373,8 @@ def _origin(rebuilt: Rebuild) -> Origin:
 def _warn_and_save(model: keras.Model) -> Callable:
     def save(*args: Any, **kwargs: Any) -> None:
         warn(
-            f"save: model {model.name!r} was cut in the form 'copy', so that Keras cannot load the file: its class "
-            "would build the old widths. Use tfprune.save(model, path) and tfprune.load(path)."
+            f"save: model {model.name!r} was cut in the form {form_of(model).name!r}, so that Keras cannot load the "
+            "file: its class would build the old widths. Use tfprune.save(model, path) and tfprune.load(path)."
         )
         type(model).save(model, *args, **kwargs)
 

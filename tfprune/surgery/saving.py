@@ -31,8 +31,8 @@ _HEADER, _VERSION = "tfprune.json", 1
 def save(model: keras.Model, path: str | os.PathLike) -> None:
     """Writes a model to a file that `load` reads, without pickle.
 
-    A model that was cut in the form "copy" is written with the configuration of its original and what was cut, with its
-    weights, its compilation and the state of its optimizer; every other model as Keras writes it.
+    A model that was cut in the form "copy" or "graph" is written with the configuration of its original and what was
+    cut, with its weights, its compilation and the state of its optimizer; every other model as Keras writes it.
 
     Args:
         model: any Keras model.
@@ -73,7 +73,7 @@ def _header(model: keras.Model, origin: Origin, arrays: dict[str, np.ndarray]) -
         "model": origin.config,
         "why_no_model": origin.reason,
         "inputs": inputs,
-        "steps": [{"sizes": step.sizes, "with_bias": step.with_bias} for step in origin.steps],
+        "steps": [{"form": s.form, "sizes": s.sizes, "with_bias": s.with_bias} for s in origin.steps],
         # NumPy has no bfloat16.
         "dtypes": {key: array.dtype.name for key, array in arrays.items()},
         "trainable": [layer.trainable for layer in model._flatten_layers()],
@@ -115,7 +115,7 @@ def load(
         return keras.saving.load_model(path, custom_objects=custom_objects)
     result = model if model is not None else _original(header, path, custom_objects)
     for number, step in enumerate(header["steps"]):
-        result = _cut_again(result, Step(arrays[f"m{number}"].astype(bool), step["sizes"], step["with_bias"]), path)
+        result = _cut_again(result, Step(arrays[f"m{number}"].astype(bool), **step), path)
     for layer, trainable in zip(result._flatten_layers(), header["trainable"], strict=True):
         layer._trainable = trainable
     _assign(result.weights, arrays, "w", path)
@@ -167,7 +167,9 @@ def _cut_again(model: keras.Model, step: Step, path: Path) -> keras.Model:
             f"{graph.sizes}. Pass the original of {str(path)!r}, built as it was."
         )
     nodes = list(nodes_in(functional(model)))
-    return finished(model, Cut(graph, step.on, [id(nodes[number].operation) for number in step.with_bias]), form="copy")
+    return finished(
+        model, Cut(graph, step.on, [id(nodes[number].operation) for number in step.with_bias]), form=step.form
+    )
 
 
 def _assign(variables: list[Any], arrays: dict[str, np.ndarray], letter: str, path: Path) -> None:

@@ -1,0 +1,48 @@
+"""Which layers are looked into, and which stay shut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfprune.graph.table import note_change, row_of
+
+_closed_classes: set[type] = set()
+OPENED = "_tfprune_opened"
+"""The attribute by which a class that stands for an opened layer's own names that."""
+
+
+def own_class(layer: Any) -> type:
+    """Returns the class of a layer, also while it is open."""
+    return vars(type(layer)).get(OPENED, type(layer))
+
+
+def closed(*layer_classes: type) -> Any:
+    """Keeps layers of these classes shut: their code is not looked into, and units that reach them stay.
+
+    Args:
+        *layer_classes: classes of layers. The exact class counts.
+
+    Returns:
+        The first class, so that it can stand above a class as a decorator.
+
+    Raises:
+        TypeError: if one of them is no class.
+    """
+    for layer_class in layer_classes:
+        if not isinstance(layer_class, type):
+            raise TypeError(f"closed: expected classes, received {layer_class!r}. Pass the class, not an instance.")
+    _closed_classes.update(layer_classes)
+    note_change()
+    return layer_classes[0]
+
+
+def can_be_opened(operation: Any) -> bool:
+    """Whether an operation is a layer that the table does not know, so that its code is looked into."""
+    own = own_class(operation)
+    if not isinstance(operation, keras.layers.Layer) or own in _closed_classes or row_of(operation) is not None:
+        return False
+    # Those layers of Keras that are not in the table compute what cannot be followed: random numbers, tables of words.
+    # The layers of this package say what they do by themselves: a masked model is not opened once more.
+    return isinstance(operation, keras.Model) or not own.__module__.startswith(("keras.src.layers", "tfprune."))
