@@ -139,8 +139,8 @@ CALLS = {
     "training.LearningRateAttack": fitted(lambda model: training.LearningRateAttack(("first", 0), 10.0, 1, 2)),
 }
 
-NO_MODELS = {"keep_above", "keep_top"}
-"""Public functions that see no model."""
+NO_MODELS = {"form_of", "keep_above", "keep_top", "load", "save"}
+"""Public functions that see no model, or leave nothing of one behind but a file."""
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,6 +12,7 @@ from keras import layers
 
 import tfprune as tfp
 from tfprune import experiments, neurons, relevance, statistics
+from tfprune.graph import register
 from tfprune.training import LivenessMonitor
 
 GENERATOR = np.random.default_rng(0)
@@ -98,9 +99,12 @@ def test_followers_that_differ_are_told_apart_without_a_word(kind):
     shared = layers.Dense(4, name="shared")
     calls = [shared(x), shared(y)]
     model = keras.Model([x, y], joined(*(FOLLOWERS[kind](k)(h) for k, h in zip((0.1, 0.5), calls, strict=True))))
+    tfp.graph.closed(WithoutConfig)
+    register(WithoutConfig, follows=True)(lambda step, x: x.axes)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         graph = tfp.unit_groups(model)
+    assert graph.sizes == {"shared": 4}
     for group in graph.values():
         assert [id(home.tensor) for home in group.members[0].homes] == [id(own) for own in calls]
 

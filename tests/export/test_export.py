@@ -8,7 +8,7 @@ from conftest import randomise
 from keras import layers, ops
 from nets import NETS
 
-from tfprune import compare, export, unit_groups
+from tfprune import compare, export, graph, unit_groups
 from tfprune.export.inputs import random_inputs
 from tfprune.surgery import remove
 
@@ -338,6 +338,7 @@ class OwnKernel(layers.Layer):
 
 
 def test_compare_says_where_flops_are_guessed():
+    graph.closed(OwnKernel)
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="first"), OwnKernel(name="own")])
     assert "FLOPs: too few for own" in compare(model, model, latency_runs=0).notes[0]
 

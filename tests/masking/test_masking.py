@@ -384,7 +384,7 @@ class Subclassed(keras.Model):
     ("make", "error", "message"),
     [
         (lambda net: (keras.Sequential([layers.Dense(3)]),), ValueError, "not built"),
-        (lambda net: (Subclassed(),), ValueError, "subclassed model .* Make it functional"),
+        (lambda net: (Subclassed(),), ValueError, "subclassed model .* not built, .*Call it on data once"),
         (lambda net: (net.layers[0],), TypeError, "expected a keras.Model, received Dense"),
         (lambda net: (with_on_nodes(net),), ValueError, "an input 'on_nodes' already"),
         (

@@ -11,6 +11,8 @@ from tfprune import LayerValues, distinctiveness, experiments, neurons, relevanc
 from tfprune.graph import count_flops
 from tfprune.training import LivenessMonitor, PruneDuringTraining, SparsifyDuringTraining
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*in training, the code of")
+
 # A functional model with blocks that reads tokens, one of open length, a subclassed one, one that takes a dictionary.
 BESIDE = {
     "text_classification": "block/ffn/wide",

@@ -13,6 +13,8 @@ from tfprune.graph.opened import is_opened
 from tfprune.graph.walk import functional
 from tfprune.surgery import form_of, remove
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*in training, the code of")
+
 FAST = {"raw_weights", "block_called_twice", "frozen_inside", "several_in_and_out", "configured_model"}
 """Nets on which all laws are fast tests; on the others the first two of them are."""
 SOME = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in NETS]

@@ -11,7 +11,7 @@ from nets import NETS, inputs_for
 
 import tfprune as tfp
 from tfprune import relevance
-from tfprune.graph import walk
+from tfprune.graph import closed, walk
 from tfprune.relevance import Composite, compiled, explain, rules
 
 UNKNOWN = {"lambda_wall": "lambda"}
@@ -352,6 +352,8 @@ def own_net():
 
 def test_an_unknown_layer_is_named_and_can_be_taught():
     model, x = own_net(), np.ones((1, 3), "float32")
+    np.testing.assert_allclose(explain(model, x, target=0).delta, 0.0, atol=1e-6, err_msg="it is opened")
+    closed(Doubled)
     with pytest.raises(TypeError, match=r"class Doubled \(layer 'doubled'\).*tfprune.relevance.register"):
         explain(model, x)
     assert explain(model, x, method="gradient", target=0).inputs.shape == (1, 3)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tfprune.graph.closing import closed
 from tfprune.layers.opened import Sized
 
 Shape = tuple[int, ...]
@@ -53,7 +54,8 @@ def register_flops(*classes: type) -> Callable[[FlopsRow], FlopsRow]:
     """Says how many floating-point operations a call of a layer class needs: a decorator for one row.
 
     The row takes a `Call` and returns a number: 2 for each multiply-add, 1 for each other arithmetic operation. The
-    exact class counts. A class without a row is counted as one operation for each number that it gives out.
+    exact class counts, and is not opened any more (`graph.closed`). A class without a row that is not opened is counted
+    as one operation for each number that it gives out.
 
     Args:
         *classes: classes of layers or of `keras.ops` operations.
@@ -72,6 +74,7 @@ def register_flops(*classes: type) -> Callable[[FlopsRow], FlopsRow]:
 
     def keep(row: FlopsRow) -> FlopsRow:
         _table.update(dict.fromkeys(classes, row))
+        closed(*classes)
         return row
 
     return keep

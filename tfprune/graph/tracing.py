@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops, tree
 from keras.src import backend
@@ -129,6 +130,7 @@ class _Run:
         """Opens the layers for the time of the trace; afterwards they are as before."""
         before = [(operation, state_of(operation)) for operation in self._operations()]
         weights = [(layer, name, value) for layer in self._layers for name, value in self._held[id(layer)]]
+        seeds = [(own.state, own.state.numpy()) for layer in self._layers for own in layer._seed_generators]
         try:
             for layer in self._layers:
                 if layer is not self.model:
@@ -141,6 +143,9 @@ class _Run:
         finally:
             for layer, name, value in weights:
                 vars(layer)[name] = value
+            for state, value in seeds:
+                if not np.array_equal(state.numpy(), value):
+                    state.assign(value)
             for operation, state in before:
                 vars(operation).pop("symbolic_call", None)
                 restore(operation, state)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tfprune.graph.closing import closed
+
 _table: dict[type, Callable] = {}
 
 
@@ -14,7 +16,8 @@ def register(*layer_classes: type) -> Callable[[Callable], Callable]:
     The row is called as `row(trace, *args, **kwargs)` with the arguments of the layer's own call, in which every tensor
     is a `Value` (`.tensor`, `.shape`, `.mask`). It says by the methods of `trace` (`linear`, `affine`, `move`,
     `nonlinearity`, `maximum`, `product`, `activation`, `softmax`) what the layer does, and returns the `Value` of its
-    output, or a list of them. The exact class counts.
+    output, or a list of them. The exact class counts. A class that is taught here is not opened any more
+    (`graph.closed`): the row speaks for all of it.
 
     Args:
         *layer_classes: classes of layers or of `keras.ops` operations.
@@ -37,6 +40,7 @@ def register(*layer_classes: type) -> Callable[[Callable], Callable]:
 
     def keep(row: Callable) -> Callable:
         _table.update({layer_class: row for layer_class in layer_classes})
+        closed(*layer_classes)
         return row
 
     return keep
