@@ -38,9 +38,7 @@ relative to the largest output, float32. Made by `python benchmarks/backbones.py
 KINDS = ("feed-forward", "heads", "inside heads", "width", "other")
 REASONS = {
     "XLNet": "its table of positions is reshaped across the samples: what it computes hangs on the size of the batch",
-    "SAM": "its prompt encoder takes a mask of no samples apart by its shape",
-    "HGNetV2": "one of its layers does not describe itself in `get_config`, so that it cannot be built anew",
-    "StableDiffusion3": "the timesteps go through a cast that is not read",
+    "StableDiffusion3": "its diffuser is called with timesteps of another rank than it was built for",
 }
 
 

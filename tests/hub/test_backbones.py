@@ -20,9 +20,7 @@ NOT_OPENED = {
     "XLNet": "its table of positions is reshaped across the samples, so that its numbers hang on the size of the batch",
 }
 NOT_READ = {
-    "SAM": "its prompt encoder takes a mask of no samples apart by its shape",
-    "HGNetV2": "one of its layers does not describe itself in get_config",
-    "StableDiffusion3": "its timesteps are cast in a way that the table has no row for",
+    "StableDiffusion3": "its diffuser is called with timesteps of another rank than it was built for",
 }
 FIXED_LENGTH = ["FNet", "XLNet", "Whisper", "CLIP", "SigLIP"]
 """Families that are read at the length of the tokens at which their code was looked at, or that have one length."""

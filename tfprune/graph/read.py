@@ -129,9 +129,12 @@ class _Reader:
     def _nested_call(self, node: Any, signals: list[Signal], name: str) -> list[Axes]:
         """A nested model is read at its first call; later calls unite what enters with what entered then."""
         graph = functional(node.operation)
-        given = node.arguments.args[0] if node.arguments.args else None
+        given, reason = node.arguments.args[0] if node.arguments.args else None, ""
         if isinstance(given, Mapping) != isinstance(graph._inputs_struct, Mapping):
             reason = "it is called with a dictionary of tensors, but was built of a list, or the other way round"
+        elif any(len(tensor.shape) != s.rank for tensor, s in zip(graph.inputs, signals, strict=True)):
+            reason = "it is called with tensors of another rank than it was built for"
+        if reason:
             step = Step(self.records, node, name)
             step.wall(reason, signals)
             return [step.untracked(k) for k in range(len(node.outputs))]
