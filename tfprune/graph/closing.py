@@ -25,7 +25,7 @@ def closed(*layer_classes: type) -> Any:
         *layer_classes: classes of layers. The exact class counts.
 
     Returns:
-        The first class, so that it can stand above a class as a decorator.
+        The first class, if any, so that it can stand above a class as a decorator.
 
     Raises:
         TypeError: if one of them is no class.
@@ -35,7 +35,7 @@ def closed(*layer_classes: type) -> Any:
             raise TypeError(f"closed: expected classes, received {layer_class!r}. Pass the class, not an instance.")
     _closed_classes.update(layer_classes)
     note_change()
-    return layer_classes[0]
+    return layer_classes[0] if layer_classes else None
 
 
 def can_be_opened(operation: Any) -> bool:
