@@ -7,7 +7,7 @@ from conftest import randomise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
-from nets import outputs_of
+from nets import EARLY_KERAS, outputs_of
 
 import tfprune
 from tfprune import unit_groups
@@ -108,7 +108,7 @@ STATISTICS = {
     "moments": (lambda a, b: a - ops.moments(a, axes=[-1], keepdims=True)[0], ONE),
     "largest": (lambda a, b: a + ops.max(b, axis=-1, keepdims=True), SEPARATE),
     "smallest": (lambda a, b: a + ops.min(b, axis=-1, keepdims=True), SEPARATE),
-    "logsumexp": (lambda a, b: a + ops.logsumexp(9 * b, axis=-1, keepdims=True), SEPARATE),
+    "logsumexp": (lambda a, b: a + ops.logsumexp(9 * b, axis=(-1,), keepdims=True), SEPARATE),
     "softmax": (lambda a, b: ops.softmax(9 * b, axis=-1), {"two": UNITS}),
     "norm": (lambda a, b: a / (1 + ops.norm(a, axis=-1, keepdims=True)), ONE),
     "normalize": (lambda a, b: ops.normalize(a, axis=-1), ONE),
@@ -133,6 +133,8 @@ KEPT = {
 
 @pytest.mark.parametrize("name", [*PRODUCTS, *MOVES, *STATISTICS])
 def test_what_passes_and_what_ends(name):
+    if EARLY_KERAS and name in ("slice", "matmul with a vector", "rms"):
+        pytest.skip("this Keras has no such operation, or tells another shape than it computes")
     read, groups = {**PRODUCTS, **MOVES, **STATISTICS}[name]
     check(model_around(read), groups)
 

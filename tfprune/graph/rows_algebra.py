@@ -36,6 +36,8 @@ def _product(step: Step, values: Sequence[Any], places: Sequence[int | str]) -> 
     if letters is None or any(len(set(part)) < len(part) for part in letters[0]):
         return unknown(step, [value for value in values if isinstance(value, Signal)])
     parts, target = letters
+    if len(target) != len(step.node.outputs[0].shape):  # Old versions of Keras tell other shapes than they compute.
+        return unknown(step, [value for value in values if isinstance(value, Signal)])
     found = {}
     for letter in sorted(set("".join(parts))):
         where = [(k, part.index(letter)) for k, part in enumerate(parts) if letter in part]

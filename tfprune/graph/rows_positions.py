@@ -148,7 +148,10 @@ def broadcast_to(step: Step, x: Signal) -> Axes:
 
 
 @register(core.Slice)
-def slice_of(step: Step, inputs: Signal, start_indices: Any) -> Axes:
+def slice_of(step: Step, inputs: Signal, start_indices: Any, shape: Any = None) -> Axes:
+    """The shape is a setting, or in old versions of Keras an argument of the call."""
+    if shape is not None:
+        return unknown(step, [inputs])
     starts = list(start_indices) if isinstance(start_indices, list | tuple) else None
     axes = []
     place = 1 if len(step.node.arguments.args) > 1 else "start_indices"

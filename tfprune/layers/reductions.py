@@ -1,7 +1,7 @@
 """Stand-ins, in a masked model, for operations that look across units: they see those that are on alone.
 
-All of them take, besides the arguments of the operation, one row of `on_nodes` for every axis that is reduced, or None
-where that axis holds no units.
+All of them take, besides the arguments of the operation, one row of `on_nodes` for every reduced axis that holds units, and
+`held`, which of the reduced axes these are.
 """
 
 from __future__ import annotations
@@ -34,15 +34,18 @@ class _Reduction(CountsUnits):
         # What comes in is of the type that the operation would have got.
         self.autocast = False
 
-    def compute_output_spec(self, x, *args, on_nodes=None, **kwargs):
+    rows_by_axis = True
+    """Whether it is told which axes its rows are of."""
+
+    def compute_output_spec(self, x, *args, on_nodes=None, held=(), **kwargs):
         return self.layer.compute_output_spec(x, *args, **kwargs)
 
-    def call(self, x, *args, on_nodes=None, **kwargs):
+    def call(self, x, *args, on_nodes=None, held=(), **kwargs):
         shape = keras.KerasTensor(x.shape, backend.standardize_dtype(x.dtype))
         expected = self.layer.compute_output_spec(shape, *args, **kwargs)
         wide = ops.cast(x, backend.result_type(x.dtype, "float32"))
         axes = reduced_axes(self.layer, len(x.shape))
-        held = [(axis, row) for axis, row in zip(axes, on_nodes, strict=True) if row is not None]
+        held = list(zip([axis for axis, own in zip(axes, held, strict=True) if own], on_nodes, strict=True))
         on = ops.ones((1,) * len(x.shape), wide.dtype)
         for axis, row in held:
             on = on * along(spread(row, ops.shape(x)[0]), axis, len(x.shape), wide.dtype)

@@ -328,4 +328,8 @@ class MaskedPlace:
         if twin is None:
             return tree.flatten(self._builder.copy(node.operation)(*args, **kwargs))
         layer, rows = twin
+        if getattr(layer, "rows_by_axis", False):
+            # Keras 3.8 takes no None among tensors.
+            kwargs = {**kwargs, "held": tuple(columns is not None for columns in rows)}
+            rows = [columns for columns in rows if columns is not None]
         return tree.flatten(layer(*args, **kwargs, on_nodes=[self.row(columns) for columns in rows]))
