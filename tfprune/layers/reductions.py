@@ -1,7 +1,7 @@
 """Stand-ins, in a masked model, for operations that look across units: they see those that are on alone.
 
-All of them take, besides the arguments of the operation, one row of `on_nodes` for every reduced axis that holds units, and
-`held`, which of the reduced axes these are.
+All of them take, besides the arguments of the operation, one row of `on_nodes` for every reduced axis that holds
+units, and `held`, which of the reduced axes these are.
 """
 
 from __future__ import annotations
