@@ -1,5 +1,6 @@
 """Code that does something else in training: masks and the opened graph do not, and say so."""
 
+import threading
 import warnings
 
 import keras
@@ -46,6 +47,27 @@ def subclassed():
     model = Whole()
     model(np.zeros((1, 4), "float32"))
     return model
+
+
+def test_two_threads_open_one_model_at_once():
+    model, found = functional(Quiet(name="quiet")), []
+    threads = [threading.Thread(target=lambda: found.append(tfprune.unit_groups(model).sizes)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [{"first": 5, "quiet/dense": 4}] * 6
+    assert "symbolic_call" not in vars(model.get_layer("quiet")) and type(model.get_layer("quiet")) is Quiet
+
+
+class Shuffled(layers.Layer):
+    def call(self, x):
+        return x + np.random.default_rng().normal(size=x.shape[1:]).astype("float32")
+
+
+def test_why_a_functional_model_is_not_opened_is_told():
+    wall = tfprune.unit_groups(functional(Shuffled(name="shuffled"))).walls["shuffled"]
+    assert wall.startswith("its code cannot be followed: shuffled/add ") and "random" in wall
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ Before it is used, it is run beside the model on random numbers of a third size.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,7 @@ _PLACE = "_tfprune_opened"
 _ORIGINALS, _IN_TRAINING = "_tfprune_originals", "_tfprune_in_training"
 _LONG = (1024, 512, 256, 128, 64, 32)
 _TOLERANCE = 1e-4
+_lock = threading.RLock()
 
 
 class _Held:
@@ -52,16 +54,17 @@ def opened(model: keras.Model) -> keras.Model | None:
     Raises:
         ValueError: if it is a subclassed model whose code cannot be followed.
     """
-    has_graph = hasattr(model, "_nodes_by_depth")
-    held = vars(model).get(_PLACE)
-    if isinstance(held, _Held) and held.owner() is model and held.token == _token(model, held.version):
-        held.version = version_of_table()
-        return held.opened
-    result, reason = _open(model, has_graph) if _may(model) else (None, "")
-    # Opening builds layers that were not, so that the token is taken afterwards.
-    vars(model)[_PLACE] = held = _Held(model, result, reason)
-    held.token = _token(model, None)
-    return result
+    # While one thread runs the code on symbolic tensors, another one must not begin to.
+    with _lock:
+        held = vars(model).get(_PLACE)
+        if isinstance(held, _Held) and held.owner() is model and held.token == _token(model, held.version):
+            held.version = version_of_table()
+            return held.opened
+        result, reason = _open(model, hasattr(model, "_nodes_by_depth")) if _may(model) else (None, "")
+        # Opening builds layers that were not, so that the token is taken afterwards.
+        vars(model)[_PLACE] = held = _Held(model, result, reason)
+        held.token = _token(model, None)
+        return result
 
 
 def is_opened(graph: keras.Model) -> bool:
@@ -74,16 +77,27 @@ def originals(form: keras.Model) -> dict[int, Any]:
     return dict(vars(form)[_ORIGINALS])
 
 
-def example_inputs(form: keras.Model, length: int = THIRD[1]) -> Any:
-    """Returns small random inputs for an opened form, structured as it takes them; open lengths are `length`."""
+def example_inputs(form: keras.Model, shapes: Sequence[Sequence[int]] | None = None) -> Any:
+    """Returns small random inputs of these shapes for an opened form, structured as it takes them."""
     generator = np.random.default_rng(1)
     arrays = []
-    for tensor in form.inputs:
-        shape = [own or (THIRD[0] if axis == 0 else length) for axis, own in enumerate(tensor.shape)]
+    for number, tensor in enumerate(form.inputs):
+        open_lengths = [own or THIRD[axis > 0] for axis, own in enumerate(tensor.shape)]
+        shape = open_lengths if shapes is None else shapes[number]
         real = keras.backend.is_float_dtype(tensor.dtype)
         array = generator.normal(size=shape) if real else generator.integers(0, 2, shape)
         arrays.append(keras.ops.convert_to_tensor(array.astype(tensor.dtype)))
     return tree.pack_sequence_as(form._inputs_struct, arrays)
+
+
+def gives_same(expected: Any, received: Any, tolerance: float) -> bool:
+    """Whether two models have given out the same: the largest number times `tolerance` apart at most."""
+    for one, other in zip(tree.flatten(expected), tree.flatten(received), strict=True):
+        one, other = (keras.ops.convert_to_numpy(keras.ops.cast(own, "float32")) for own in (one, other))
+        scale = max(1.0, float(np.abs(one[np.isfinite(one)]).max(initial=0.0)))
+        if one.shape != other.shape or not np.allclose(one, other, atol=tolerance * scale, equal_nan=True):
+            return False
+    return True
 
 
 def _token(model: keras.Model, version: int | None) -> tuple:
@@ -158,14 +172,14 @@ def _open(model: keras.Model, has_graph: bool) -> tuple[keras.Model | None, str]
             break
     if best is not None:
         return best[1], ""
-    if has_graph:
-        return None, failed[-1]
-    # What fails at the shapes of the data that it was called on says more than what fails at others.
+    # What fails at the shapes that the model was made for says more than what fails at others.
     shapes = [tuple(own.shape) for own in given]
-    reasons = [reason for inputs, reason in failed if [own.shape for own in inputs] == shapes]
+    reason = next((reason for inputs, reason in failed if [own.shape for own in inputs] == shapes), failed[-1][1])
+    if has_graph:
+        return None, reason
     raise ValueError(
         f"model {model.name!r} is a subclassed model ({type(model).__name__}), and its code cannot be followed: "
-        f"{reasons[0] if reasons else failed[-1][1]}. Make it functional: inputs = keras.Input(shape); "
+        f"{reason}. Make it functional: inputs = keras.Input(shape); "
         "model = keras.Model(inputs, model.call(inputs)); or teach its layers with tfprune.graph.register."
     )
 
@@ -191,7 +205,7 @@ def _opened_at(
     sized = aligned(one, two, [symbol for _, symbol in symbols])
     longest = _longest(traced, one, sized)
     result = _Builder(model, structure, inputs, one, sized, longest).build()
-    _check(model, result, inputs, symbols, has_graph)
+    _check(model, result, inputs, symbols)
     vars(result)[_IN_TRAINING] = _differences_in_training(
         model, one, lambda: traced(lambda symbol: symbol.one, training=True)
     )
@@ -289,8 +303,6 @@ class _Builder:
         ]
 
     def _operation(self, call: Traced, sized: SizedCall) -> Any:
-        from tfprune.graph.nodes import set_path
-
         old = call.operation
         if id(old) not in self._copies:
             name = self._name(call.name)
@@ -359,27 +371,14 @@ def _run_without_sizes(result: keras.Model) -> None:
         values.update({id(old): new for old, new in zip(node.outputs, outputs, strict=True)})
 
 
-def _check(model: Any, result: keras.Model, inputs: list[Layout], symbols: list, has_graph: bool) -> None:
+def _check(model: Any, result: keras.Model, inputs: list[Layout], symbols: list) -> None:
     """Raises NotAlike unless both compute the same for random numbers of a third size."""
     shapes = [list(own.shape) for own in inputs]
     for members, symbol in symbols:
         for number, axis in members:
             later = 2 * sum(own.axis[1] > 0 and own.axis < symbol.axis for _, own in symbols)
             shapes[number][axis] = THIRD[0] if axis == 0 else THIRD[1] + later
-    generator = np.random.default_rng(0)
-    arrays = [
-        generator.normal(size=shape).astype(own.dtype)
-        if keras.backend.is_float_dtype(own.dtype)
-        else generator.integers(0, 2, shape).astype(own.dtype)
-        for shape, own in zip(shapes, inputs, strict=True)
-    ]
     _run_without_sizes(result)
-    given = tree.pack_sequence_as(result._inputs_struct, [keras.ops.convert_to_tensor(own) for own in arrays])
-    expected, received = (
-        [keras.ops.convert_to_numpy(keras.ops.cast(own, "float32")) for own in tree.flatten(run(given, training=False))]
-        for run in (model, result)
-    )
-    for one, other in zip(expected, received, strict=True):
-        scale = max(1.0, float(np.abs(one[np.isfinite(one)]).max(initial=0.0)))
-        if one.shape != other.shape or not np.allclose(one, other, atol=_TOLERANCE * scale, equal_nan=True):
-            raise NotAlike("what was read of its code computes something else than the model")
+    given = example_inputs(result, shapes)
+    if not gives_same(model(given, training=False), result(given, training=False), _TOLERANCE):
+        raise NotAlike("what was read of its code computes something else than the model")

@@ -25,7 +25,7 @@ from keras.src.models.functional import Functional
 from tfprune.borders import warn
 from tfprune.graph.closing import can_be_opened
 from tfprune.graph.nodes import drop_path, name_of, nodes_in, substituted
-from tfprune.graph.opened import example_inputs, is_opened, originals, other_in_training
+from tfprune.graph.opened import example_inputs, gives_same, is_opened, originals, other_in_training
 from tfprune.graph.walk import functional
 from tfprune.layers.opened import HeldWeight, Sized, SizedArray, WithMask
 from tfprune.surgery.configuring import Configurer, Refused, in_one_line
@@ -222,12 +222,8 @@ class _House:
     def check(self, model: keras.Model) -> None:
         """Raises Refused unless a model computes what was cut."""
         inputs = example_inputs(self.rebuilt.model)
-        received = tree.flatten(model(inputs, training=False))
-        for one, other in zip(tree.flatten(self.rebuilt.model(inputs, training=False)), received, strict=True):
-            one, other = (keras.ops.convert_to_numpy(keras.ops.cast(own, "float32")) for own in (one, other))
-            scale = max(1.0, float(np.abs(one[np.isfinite(one)]).max(initial=0.0)))
-            if one.shape != other.shape or not np.allclose(one, other, atol=self._tolerance * scale, equal_nan=True):
-                raise Refused("it computes something else than the cut graph")
+        if not gives_same(self.rebuilt.model(inputs, training=False), model(inputs, training=False), self._tolerance):
+            raise Refused("it computes something else than the cut graph")
 
     @property
     def _tolerance(self) -> float:
