@@ -10,7 +10,8 @@ import keras
 import numpy as np
 from keras import tree
 
-from tfprune.graph.walk import functional, is_graph, nodes_of
+from tfprune.graph.nodes import is_graph
+from tfprune.graph.walk import functional, nodes_of
 
 OPEN_LENGTH = 8
 """How long an axis is made that the model leaves open."""

@@ -16,8 +16,8 @@ from tfprune.graph import flops_rows
 from tfprune.graph.checks import named
 from tfprune.graph.flops_table import Call, Shape, flops_row_of
 from tfprune.graph.groups import UnitGraph
-from tfprune.graph.nodes import name_of, substituted
-from tfprune.graph.walk import functional, is_graph, nodes_of
+from tfprune.graph.nodes import is_graph, name_of, substituted
+from tfprune.graph.walk import functional, nodes_of
 from tfprune.units import LayerValues, check_flags, check_like
 
 Slots = tuple[int, ...]

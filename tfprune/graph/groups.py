@@ -384,14 +384,14 @@ def unit_groups(model: keras.Model) -> UnitGraph:
     units of the model's outputs stay.
 
     Args:
-        model: a Sequential or functional Keras model.
+        model: a Keras model; a subclassed one must have been called on data.
 
     Returns:
         The groups of units, a mapping that prints as a table.
 
     Raises:
         TypeError: if `model` is no Keras model.
-        ValueError: if it is a subclassed model or not built.
+        ValueError: if it is not built, or a subclassed model whose code cannot be followed.
 
     Example:
         >>> net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(20, name="hidden"), keras.layers.Dense(2)])

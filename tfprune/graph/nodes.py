@@ -46,6 +46,13 @@ def set_path(operation: Any, path: str) -> None:
     vars(operation)[_PATH] = path
 
 
+def is_graph(operation: Any) -> bool:
+    """Whether `operation` is a model whose inside can be walked (a nested Sequential or functional model)."""
+    if isinstance(operation, keras.Sequential):
+        return operation._functional is not None
+    return isinstance(operation, keras.Model) and hasattr(operation, "_nodes_by_depth")
+
+
 def nodes_in(graph: Any) -> Iterator[Any]:
     """Yields the nodes of a functional graph as it is, as `nodes_of` does."""
     by_depth = graph._nodes_by_depth

@@ -23,7 +23,7 @@ from keras.src.ops.numpy import Reshape
 
 from tfprune.graph.closing import can_be_opened
 from tfprune.graph.layouts import THIRD, Layout, inputs_of, symbols_of, ways_of
-from tfprune.graph.nodes import copied, nodes_in, set_path, substituted
+from tfprune.graph.nodes import copied, is_graph, nodes_in, set_path, substituted
 from tfprune.graph.sizes import NotAlike, SizedCall, aligned, anchors, array_of
 from tfprune.graph.table import version_of_table
 from tfprune.graph.tracing import Trace, Traced, run_graph, takes_training, trace, where_it_failed
@@ -118,7 +118,7 @@ def _may(model: keras.Model) -> bool:
     """Whether there is something to open."""
     if not hasattr(model, "_nodes_by_depth"):
         return True
-    return any(can_be_opened(layer) and not _is_plain_graph(layer) for layer in _operations(model))
+    return any(can_be_opened(layer) and not is_graph(layer) for layer in _operations(model))
 
 
 def _operations(model: Any) -> Iterator[Any]:
@@ -128,13 +128,6 @@ def _operations(model: Any) -> Iterator[Any]:
         graph = getattr(operation, "_functional", None) or operation
         if isinstance(operation, keras.Model) and hasattr(graph, "_nodes_by_depth"):
             yield from _operations(graph)
-
-
-def _is_plain_graph(layer: Any) -> bool:
-    """Whether a layer is a nested model with a graph, which is read as it is."""
-    if isinstance(layer, keras.Sequential):
-        return layer._functional is not None
-    return isinstance(layer, keras.Model) and hasattr(layer, "_nodes_by_depth")
 
 
 def _flags(model: keras.Model) -> tuple:

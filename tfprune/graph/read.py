@@ -26,11 +26,11 @@ from tfprune.graph import (  # noqa: F401  (they fill the table)
 from tfprune.graph.checks import check_outputs
 from tfprune.graph.closing import can_be_opened
 from tfprune.graph.ids import NOTHING
-from tfprune.graph.nodes import name_of
+from tfprune.graph.nodes import is_graph, name_of
 from tfprune.graph.opened import why_not_opened
 from tfprune.graph.step import Axes, Records, Signal, Spot, Step, signal_of
 from tfprune.graph.table import row_of
-from tfprune.graph.walk import functional, is_graph, nodes_of, run
+from tfprune.graph.walk import functional, nodes_of, run
 from tfprune.layers.opened import HeldWeight, Sized
 
 

@@ -10,7 +10,7 @@ import keras
 from keras import tree
 
 from tfprune.data import read_inputs_by
-from tfprune.graph.nodes import nodes_in, substituted
+from tfprune.graph.nodes import is_graph, nodes_in, substituted
 from tfprune.graph.opened import is_opened, opened
 
 _MOST_SAMPLES_AT_ONCE = 256
@@ -36,13 +36,6 @@ def functional(model: keras.Model) -> keras.Model:
 
 
 read_inputs_by(lambda model: functional(model).inputs)
-
-
-def is_graph(operation: Any) -> bool:
-    """Whether `operation` is a model whose inside can be walked (a nested Sequential or functional model)."""
-    if isinstance(operation, keras.Sequential):
-        return operation._functional is not None
-    return isinstance(operation, keras.Model) and hasattr(operation, "_nodes_by_depth")
 
 
 def nodes_of(model: keras.Model) -> Iterator[Any]:

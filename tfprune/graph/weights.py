@@ -9,9 +9,9 @@ from typing import Any
 import keras
 
 from tfprune.borders import names_of
-from tfprune.graph.nodes import name_of
+from tfprune.graph.nodes import is_graph, name_of
 from tfprune.graph.rows_shape import layer_classes
-from tfprune.graph.walk import functional, is_graph, nodes_of
+from tfprune.graph.walk import functional, nodes_of
 from tfprune.units import describe_unknown
 
 _WITHOUT_KERNEL = (

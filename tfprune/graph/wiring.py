@@ -10,8 +10,9 @@ import keras
 import numpy as np
 
 from tfprune.graph.groups import UnitGraph
+from tfprune.graph.nodes import is_graph
 from tfprune.graph.step import Exit
-from tfprune.graph.walk import functional, is_graph, nodes_of
+from tfprune.graph.walk import functional, nodes_of
 
 _INDEX_STEPS = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Permute, keras.layers.RepeatVector)
 

@@ -12,9 +12,9 @@ from keras import tree
 from tfprune.borders import public, warn
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.checks import named
-from tfprune.graph.nodes import copied
+from tfprune.graph.nodes import copied, is_graph
 from tfprune.graph.opened import other_in_training
-from tfprune.graph.walk import fresh_input, functional, is_graph, nodes_of, run
+from tfprune.graph.walk import fresh_input, functional, nodes_of, run
 from tfprune.layers import FixedOnNodes, MaskedBidirectional, MaskedRNN, MeanReplacement, TakeUnits
 from tfprune.units import LayerValues, check_like
 
@@ -37,7 +37,7 @@ def with_on_nodes(
     output can be differentiated with respect to them.
 
     Args:
-        model: a Sequential or functional model. It is not changed.
+        model: a Keras model, as for `unit_groups`. It is not changed.
         layers: names of the groups or layers whose units get a column; None takes all units that can be removed, which
             those of the model's outputs never can.
         replacement: what stands in for a unit that is off, one number per unit by group name; None means zero, plain
@@ -49,8 +49,8 @@ def with_on_nodes(
 
     Raises:
         TypeError: if `model` is no Keras model.
-        ValueError: if it is subclassed, not built, or masked already; if a name is unknown or has no units that can be
-            removed; if `replacement` does not fit.
+        ValueError: if it is not built, cannot be followed, or is masked already; if a name is unknown or has no units
+            that can be removed; if `replacement` does not fit.
 
     Example:
         >>> net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(20, "relu"), keras.layers.Dense(2)])

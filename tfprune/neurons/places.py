@@ -12,8 +12,8 @@ from keras.src import backend
 
 from tfprune.borders import names_of
 from tfprune.graph import Group, UnitGraph, unit_groups
-from tfprune.graph.nodes import name_of
-from tfprune.graph.walk import functional, is_graph, nodes_of
+from tfprune.graph.nodes import is_graph, name_of
+from tfprune.graph.walk import functional, nodes_of
 from tfprune.graph.wiring import Wiring
 from tfprune.statistics.measures import occurrences
 from tfprune.statistics.passes import Place, value_at

@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.graph import UnitGraph
-from tfprune.graph.nodes import name_of
+from tfprune.graph.nodes import is_graph, name_of
 from tfprune.graph.read import read
-from tfprune.graph.walk import functional, is_graph, nodes_of, run_flat
+from tfprune.graph.walk import functional, nodes_of, run_flat
 from tfprune.units import describe_unknown
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfprune.graph.nodes import substituted
-from tfprune.graph.walk import call_operation, is_graph, nodes_of
+from tfprune.graph.nodes import is_graph, substituted
+from tfprune.graph.walk import call_operation, nodes_of
 from tfprune.graph.walk import functional as graph_of
 
 Key = tuple[tuple[int, ...], int]

@@ -52,7 +52,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Step:
+class CutStep:
     """What was cut: the units that stayed, the form, how many each group had, and the layers that got a bias.
 
     `on` is None for other changes than a cut. Layers are the numbers of their calls: names are numbered as Keras likes.
@@ -73,7 +73,7 @@ class Origin:
 
     config: dict | None
     reason: str
-    steps: tuple[Step, ...]
+    steps: tuple[CutStep, ...]
 
 
 def origin_of(model: keras.Model) -> Origin | None:
@@ -355,7 +355,7 @@ def _origin(rebuilt: Rebuild, form: str) -> Origin:
     graph, before = rebuilt.graph, origin_of(rebuilt.graph.model)
     numbers = {id(node.operation): number for number, node in enumerate(nodes_in(functional(graph.model)))}
     on = rebuilt.on if isinstance(rebuilt, Cut) else None
-    step = Step(on, form, list(graph.sizes.values()), sorted(numbers[key] for key in rebuilt.with_bias))
+    step = CutStep(on, form, list(graph.sizes.values()), sorted(numbers[key] for key in rebuilt.with_bias))
     if before is not None:
         return Origin(before.config, before.reason, (*before.steps, step))
     try:

@@ -17,10 +17,10 @@ from keras.src.saving.serialization_lib import SafeModeScope
 
 from tfprune.borders import warn
 from tfprune.graph import UnitGraph
-from tfprune.graph.nodes import copied, keep_path
+from tfprune.graph.nodes import copied, is_graph, keep_path
 from tfprune.graph.opened import is_opened
 from tfprune.graph.step import Edit
-from tfprune.graph.walk import flat_nodes, functional, is_graph, nodes_of, run
+from tfprune.graph.walk import flat_nodes, functional, nodes_of, run
 from tfprune.surgery.carrying import carry_flags, carry_moments, carry_weights, inner_pairs, own_variables
 from tfprune.surgery.copying import Copier, NotCopied
 

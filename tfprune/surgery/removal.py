@@ -47,7 +47,7 @@ def remove(
     Repairs work where units are read, in the order of the graph, each on what the repaired part before it gives.
 
     Args:
-        model: a Sequential or functional model. It is not changed.
+        model: a Keras model, as for `unit_groups`. It is not changed.
         mask: True = kept, one array of bool, or of whole numbers 0 and 1, per group of `unit_groups(model)`; groups
             that it leaves out stay whole.
         repair: one of the names above, "zero", a `tfprune.repair.Repair` such as `merge(...)`, or a function that takes

@@ -21,7 +21,7 @@ from tfprune.files import atomic_write
 from tfprune.graph import unit_groups
 from tfprune.graph.nodes import nodes_in
 from tfprune.graph.walk import functional
-from tfprune.surgery.forms import Origin, Step, finished, origin_of
+from tfprune.surgery.forms import CutStep, Origin, finished, origin_of
 from tfprune.surgery.rebuild import Cut
 
 _HEADER, _VERSION = "tfprune.json", 1
@@ -115,7 +115,7 @@ def load(
         return keras.saving.load_model(path, custom_objects=custom_objects)
     result = model if model is not None else _original(header, path, custom_objects)
     for number, step in enumerate(header["steps"]):
-        result = _cut_again(result, Step(arrays[f"m{number}"].astype(bool), **step), path)
+        result = _cut_again(result, CutStep(arrays[f"m{number}"].astype(bool), **step), path)
     for layer, trainable in zip(result._flatten_layers(), header["trainable"], strict=True):
         layer._trainable = trainable
     _assign(result.weights, arrays, "w", path)
@@ -159,7 +159,7 @@ def _original(header: dict, path: Path, custom_objects: dict | None) -> keras.Mo
     return result
 
 
-def _cut_again(model: keras.Model, step: Step, path: Path) -> keras.Model:
+def _cut_again(model: keras.Model, step: CutStep, path: Path) -> keras.Model:
     graph = unit_groups(model)
     if list(graph.sizes.values()) != step.sizes:
         raise ValueError(

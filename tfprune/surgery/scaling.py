@@ -11,8 +11,9 @@ from keras import activations, layers
 
 from tfprune.graph import UnitGraph
 from tfprune.graph.kernels import row_axes
+from tfprune.graph.nodes import is_graph
 from tfprune.graph.rows_shape import layer_classes
-from tfprune.graph.walk import flat_nodes, functional, is_graph, nodes_of
+from tfprune.graph.walk import flat_nodes, functional, nodes_of
 
 _HOMOGENEOUS = layer_classes(
     *["ReLU", "LeakyReLU", "Identity", "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D"],
