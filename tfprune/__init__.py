@@ -21,7 +21,7 @@ from tfprune import (
 from tfprune.export import compare
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.masking import sweep, with_on_nodes
-from tfprune.select import keep_above, keep_budget, keep_random, keep_top
+from tfprune.select import keep_above, keep_budget, keep_layers, keep_random, keep_top
 from tfprune.surgery import form_of, load, remove, remove_dead, save, widen, zero_weights
 from tfprune.units import LayerValues
 
@@ -42,6 +42,7 @@ __all__ = [
     "graph",
     "keep_above",
     "keep_budget",
+    "keep_layers",
     "keep_random",
     "keep_top",
     "layers",

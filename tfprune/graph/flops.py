@@ -99,11 +99,11 @@ def as_row(graph: UnitGraph, on: LayerValues | np.ndarray | None) -> np.ndarray:
         return np.ones(graph.num_units, bool)
     if isinstance(on, np.ndarray):
         check_flags(on, "on: the array")
-        if on.shape != (graph.num_units,):
+        if on.shape not in ((graph.num_units,), (graph.num_columns,)):
             raise ValueError(f"on: expected the shape ({graph.num_units},), one for each unit, received {on.shape}.")
         return on.astype(bool)
-    row = np.ones(graph.num_units, bool)
-    for name, kept in check_like(on, graph.sizes, "mask", partial=True, boolean=True).items():
+    row = np.ones(graph.num_columns, bool)
+    for name, kept in check_like(on, graph.sizes_with_blocks, "mask", partial=True, boolean=True).items():
         row[graph[name].start : graph[name].start + graph[name].size] = kept
     return row
 
@@ -118,7 +118,7 @@ class Costs:
     """
 
     def __init__(self, graph: UnitGraph, *, flops: bool = True, shapes: Sequence[Shape] | None = None):
-        self._lengths = _Lengths(graph)
+        self._graph, self._lengths = graph, _Lengths(graph)
         records = graph.records
         self._weights: dict[int, Slots] = {}
         for variable in graph.model.weights:
@@ -130,13 +130,13 @@ class Costs:
             _Plan(graph, self._lengths, self._calls).walk(functional(graph.model), _given(graph.model, shapes), "")
 
     def parameters(self, on: np.ndarray) -> int:
-        """Returns the number of parameters left for `on`, shape `(num_units,)` of bool."""
-        lengths = self._lengths.after(on)
-        return sum(prod(lengths[slot] for slot in slots) for slots in self._weights.values())
+        """Returns the number of parameters left for `on`, shape `(num_units,)` or `(num_columns,)` of bool."""
+        lengths, gone = self._lengths.after(on), self._graph.removal(on).variables
+        return sum(prod(lengths[slot] for slot in slots) for key, slots in self._weights.items() if key not in gone)
 
     def flops(self, on: np.ndarray) -> dict[str, int]:
-        """Returns the operations of one sample by layer for `on`, shape `(num_units,)` of bool."""
-        lengths = self._lengths.after(on)
+        """Returns the operations of one sample by layer for `on`, as for `parameters`."""
+        lengths, removal = self._lengths.after(on), self._graph.removal(on)
 
         def shaped(slots: Slots) -> Shape:
             return tuple(lengths[slot] for slot in slots)
@@ -144,6 +144,12 @@ class Costs:
         weights = {key: shaped(slots) for key, slots in self._weights.items()}
         total: dict[str, int] = {}
         for name, node, entering, leaving in self._calls:
+            if id(node) in removal.nodes or id(node) in removal.passed:
+                continue
+            if id(node) in removal.operands:
+                gone = removal.operands[id(node)]
+                pairs = zip(node.input_tensors, entering, strict=True)
+                entering = [own for tensor, own in pairs if id(tensor) not in gone]
             row = flops_row_of(node.operation) or flops_rows.one_per_number
             inputs, outputs = tuple(map(shaped, entering)), tuple(map(shaped, leaving))
             count = named(row, node.operation, name, "how many operations it takes, by a count")
@@ -181,7 +187,7 @@ class _Lengths:
         lengths = np.array(self._constant, np.int64)
         if self._tracked:
             ends = np.cumsum([len(columns) for columns in self._columns])
-            stays = np.append(on, True).astype(np.int64)
+            stays = np.append(on[: self._graph.num_units], True).astype(np.int64)
             # A sum up to each place, so that an axis without positions counts none.
             sums = np.append(0, np.cumsum(stays[np.concatenate(self._columns)]))
             lengths[self._tracked] = np.diff(sums[ends], prepend=0)

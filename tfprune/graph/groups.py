@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tfprune.borders import names_of, public
+from tfprune.graph.blocks import BLOCKS, Block, Removal, find_blocks
+from tfprune.graph.grouping import fixed_layers, group_units
 from tfprune.graph.ids import NOTHING
+from tfprune.graph.nodes import name_of
 from tfprune.graph.read import read
 from tfprune.graph.step import Records
 from tfprune.units import check_flags, check_like, describe_unknown
@@ -83,6 +87,8 @@ class Group:
         members: the layers that make the units.
         exits: names of the layers that contract over the units.
         parameters_per_unit: the number of weights that go with one unit, on average.
+
+    Of the group of whole blocks each unit is a member.
     """
 
     name: str
@@ -96,10 +102,14 @@ class Group:
 class UnitGraph(Mapping[str, Group]):
     """The units of a model: a mapping from group name to `Group`, in the order of the graph. Prints as a table.
 
+    The residual branches of a model are units of one more group, `blocks`, whose columns come last. A whole block is
+    worth far more than a unit, so that this group is not gone through with the others and is looked at only where it is
+    named: `graph["blocks"]`, or `layers=[*graph, "blocks"]`.
+
     Attributes:
         model: the model that was read.
         names: the names of the groups.
-        num_units: the number of units in all groups.
+        num_units: the number of units in all groups but the blocks.
         fixed: for every layer with units that cannot be removed, `name -> (how many, why)`.
         walls: for every operation that could not be read, `name -> why`.
     """
@@ -111,7 +121,7 @@ class UnitGraph(Mapping[str, Group]):
         labels, reasons = records.ids.resolve()
         removable = np.ones(len(labels), bool)
         removable[list(reasons)] = False
-        groups, order = _group_units(records, labels, removable)
+        groups, order = group_units(records, labels, removable)
         self._column_of_label = np.full(len(labels), -1)
         self._column_of_label[order] = np.arange(len(order))
         self._labels = labels
@@ -129,9 +139,11 @@ class UnitGraph(Mapping[str, Group]):
                 exits=read_by,
                 parameters_per_unit=float(parameters[start : start + len(units)].mean()),
             )
-        self.fixed = _fixed_layers(records, labels, reasons, removable)
+        self.fixed = fixed_layers(records, labels, reasons, removable)
 
     def __getitem__(self, name: str) -> Group:
+        if name == self.blocks_name and self.blocks:
+            return self._group_of_blocks
         if name not in self._groups:
             raise KeyError(self.unknown(name))
         return self._groups[name]
@@ -149,8 +161,56 @@ class UnitGraph(Mapping[str, Group]):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Number of units by group name: what `LayerValues.from_flat` wants."""
+        """Number of units by group name, without the blocks: what `LayerValues.from_flat` wants."""
         return {name: group.size for name, group in self._groups.items()}
+
+    @property
+    def sizes_with_blocks(self) -> dict[str, int]:
+        """Number of units by group name, the blocks last."""
+        return {**self.sizes, **({self.blocks_name: len(self.blocks)} if self.blocks else {})}
+
+    @functools.cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The residual branches that can go, in the order of the graph."""
+        return find_blocks(self.model)
+
+    @property
+    def blocks_name(self) -> str:
+        """The name of the group of blocks."""
+        return BLOCKS if BLOCKS not in self._groups else f"residual_{BLOCKS}"
+
+    @property
+    def num_columns(self) -> int:
+        """The number of units in all groups, and of blocks."""
+        return self.num_units + len(self.blocks)
+
+    @functools.cached_property
+    def _group_of_blocks(self) -> Group:
+        members = tuple(Member(own.name, own.addition.operation, (), np.zeros(0, int)) for own in self.blocks)
+        weights = {id(own): math.prod(own.shape) for own in self.model.weights}
+        gone = [Removal(self.model, [own]).variables for own in self.blocks]
+        mean = float(np.mean([sum(weights.get(key, 0) for key in own) for own in gone]))
+        return Group(self.blocks_name, len(members), self.num_units, members, (), mean)
+
+    @functools.cached_property
+    def layers_of_blocks(self) -> dict[str, list[int]]:
+        """The columns of the blocks in each layer that holds blocks, by its path; one in no such layer stands alone.
+
+        A layer holds blocks if it is one of the model's own that was opened, and all of it is in them.
+        """
+        around = [_layer_around(block) for block in self.blocks]
+        found: dict[str, list[int]] = {}
+        for number, name in enumerate(around):
+            # A layer may leave one of its additions to a layer of its own.
+            outer = [own for own in around if name.startswith(f"{own}/")]
+            alone = outer and {own for own in around if own.startswith(f"{outer[0]}/")} == {name}
+            found.setdefault(outer[0] if alone else name, []).append(self.num_units + number)
+        return found
+
+    def removal(self, on: np.ndarray) -> Removal:
+        """Returns what goes with the blocks that are off; `on` of shape `(num_units,)` has none of them off."""
+        off = np.flatnonzero(~on[self.num_units :]) if len(on) > self.num_units else ()
+        return Removal(self.model, [self.blocks[number] for number in off])
 
     def columns(self, ids: np.ndarray) -> np.ndarray:
         """Returns the column of `on_nodes` for each of `ids`; -1 for a position that cannot be switched off."""
@@ -169,7 +229,8 @@ class UnitGraph(Mapping[str, Group]):
             mask: one array per group, of bool or numbers, in any order; groups that it leaves out are on.
 
         Returns:
-            Shape `(1, num_units)`, float32, in the order of the graph.
+            Shape `(1, num_units)`, float32, in the order of the graph; with blocks in the mask they come last, as in
+            `with_on_nodes(model, [*graph, "blocks"])`.
 
         Raises:
             TypeError: if it is no mapping, or holds integers other than 0 and 1.
@@ -178,20 +239,22 @@ class UnitGraph(Mapping[str, Group]):
         for name in mask if isinstance(mask, Mapping) else ():
             if name not in self:
                 raise ValueError(self.unknown(name))
-        mask = check_like(mask, self.sizes, "mask", partial=True)
+        mask = check_like(mask, self.sizes_with_blocks, "mask", partial=True)
         for name, own in mask.items():
             if own.dtype.kind in "iu":
                 check_flags(own, f"The mask of group {name!r}")
-        rows = [np.asarray(mask.get(name, np.ones(size)), "float32") for name, size in self.sizes.items()]
+        sizes = self.sizes_with_blocks if self.blocks_name in mask else self.sizes
+        rows = [np.asarray(mask.get(name, np.ones(size)), "float32") for name, size in sizes.items()]
         return np.concatenate([np.zeros(0, "float32"), *rows])[None]
 
-    def choose(self, layers: Iterable[str] | str | None) -> tuple[str, ...]:
+    def choose(self, layers: Iterable[str] | str | None, *, blocks: bool = False) -> tuple[str, ...]:
         """Returns the names of the groups that `layers` means, in the order of the graph.
 
         Args:
             layers: names of groups, of member layers, or of a layer or model that holds these (a Bidirectional); None
-                for all groups. A layer that makes several groups (`first`, `first#2`) names them all, and `first#1`
-                the first of them alone.
+                for all groups but the blocks. A layer that makes several groups (`first`, `first#2`) names them all,
+                and `first#1` the first of them alone.
+            blocks: whether the group of blocks may be named.
 
         Raises:
             TypeError: if something else than names is given, such as a layer.
@@ -199,8 +262,13 @@ class UnitGraph(Mapping[str, Group]):
         """
         if layers is None:
             return self.names
-        chosen = set()
+        chosen, last = set(), ()
         for name in names_of(layers, "layers"):
+            if name in (self.blocks_name, f"{self.blocks_name}#1") and self.blocks:
+                if not blocks:
+                    raise ValueError(self.unknown(self.blocks_name))
+                last = (self.blocks_name,)
+                continue
             found = [group.name for group in self.values() if name in (group.name, *(m.name for m in group.members))]
             if name.endswith("#1") and name[:-2] in self:
                 found = [name[:-2]]
@@ -208,13 +276,19 @@ class UnitGraph(Mapping[str, Group]):
             if not found:
                 raise ValueError(self.unknown(name))
             chosen.update(found)
-        return tuple(name for name in self.names if name in chosen)
+        return (*(name for name in self.names if name in chosen), *last)
 
     def unknown(self, name: str) -> str:
         """Returns the message for a name that is no group: what is wrong with it, and what was perhaps meant."""
         known = f"Groups with removable units: {', '.join(self.names) or 'none'}."
         if not isinstance(name, str):
             return f"layers: {describe_unknown([name], self.names)}"
+        if name == self.blocks_name and self.blocks:
+            return (
+                f"layers: the units of {name!r} are whole blocks, which have no numbers of their own to look at. Score "
+                "them by loss_change or on_nodes_gradient; sweep, with_on_nodes, keep_budget, keep_top and remove take "
+                "them, too."
+            )
         if name in self.fixed:
             return f"layers: the units of {name!r} cannot be removed ({self.fixed[name][1]}). {known}"
         made = {group.name: [member.name for member in group.members] for group in self.values()}
@@ -298,6 +372,11 @@ class UnitGraph(Mapping[str, Group]):
                 _short(group.exits),
                 f"{group.parameters_per_unit:,.0f}",
             )
+        if self.blocks:
+            own = self._group_of_blocks
+            first = _short(member.name for member in own.members)
+            table.add_section()
+            table.add_row(own.name, str(own.size), first, "only where named", f"{own.parameters_per_unit:,.0f}")
         console = Console(width=120, color_system=None)
         with console.capture() as capture:
             console.print(table)
@@ -313,6 +392,12 @@ class UnitGraph(Mapping[str, Group]):
         return capture.get()
 
 
+def _layer_around(block: Block) -> str:
+    """Returns the path of the layer whose code adds the block; the block's own name where no layer does."""
+    around, _, _ = name_of(block.addition.operation).rpartition("/")
+    return around or block.name
+
+
 def _short(names: Iterable[str], most: int = 3) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
@@ -324,56 +409,6 @@ def _all_different(columns: list[np.ndarray]) -> bool:
     columns = sorted((own for own in columns if len(own)), key=lambda own: own[0])
     apart = all(one[-1] < other[0] for one, other in itertools.pairwise(columns))
     return apart and all(bool((own[1:] > own[:-1]).all()) for own in columns)
-
-
-def _group_units(records: Records, labels: np.ndarray, removable: np.ndarray) -> tuple[list, np.ndarray]:
-    """Returns the groups as `(name, emitters, labels of the units)`, and the labels of all units in column order.
-
-    Units with the same members are one group, so far as all of them are in the same slices: none is to be emptied, as
-    long as one unit of each group stays. Units come in the order in which the first member makes them.
-    """
-    emitters = list(records.emitters.values())
-    made = [_without_repeats(labels[ids]) for ids in (*(own.ids for own in emitters), *records.parts)]
-    made = [own[removable[own]] for own in made]
-    # Each label belongs to one class: the emitters that make it and the parts that hold it, as far as gone through.
-    sets: list[tuple[int, ...]] = [()]
-    classes = np.zeros(len(labels), int)
-    for number, own in enumerate(made):
-        before = classes[own]
-        for known in np.unique(before).tolist():
-            classes[own[before == known]] = len(sets)
-            sets.append((*sets[known], number))
-    found = []
-    for known in np.unique(classes[classes > 0]).tolist():
-        members = [number for number in sets[known] if number < len(emitters)]
-        within = classes[made[members[0]]] == known
-        found.append((members, int(np.argmax(within)), made[members[0]][within]))
-    groups, used = [], {}
-    for members, _, units in sorted(found, key=lambda own: own[:2]):
-        name = emitters[members[0]].name
-        used[name] = used.get(name, 0) + 1
-        name = name if used[name] == 1 else f"{name}#{used[name]}"
-        groups.append((name, [emitters[number] for number in members], units))
-    return groups, np.concatenate([np.zeros(0, int), *(own for _, _, own in groups)])
-
-
-def _without_repeats(values: np.ndarray) -> np.ndarray:
-    """Returns the different values in the order in which they come first."""
-    if (values[1:] > values[:-1]).all():
-        return values
-    return values[np.sort(np.unique(values, return_index=True)[1])]
-
-
-def _fixed_layers(
-    records: Records, labels: np.ndarray, reasons: dict[int, str], removable: np.ndarray
-) -> dict[str, tuple[int, str]]:
-    result = {}
-    for emitter in records.emitters.values():
-        own = labels[emitter.ids]
-        own = np.unique(own[~removable[own]])
-        if len(own):
-            result[emitter.name] = (len(own), reasons[int(own[0])])
-    return result
 
 
 @public

@@ -11,6 +11,8 @@ from keras import tree
 
 from tfprune.borders import public, warn
 from tfprune.graph import UnitGraph, unit_groups
+from tfprune.graph.batch import Batch
+from tfprune.graph.blocks import Block
 from tfprune.graph.checks import named
 from tfprune.graph.nodes import copied, is_graph
 from tfprune.graph.opened import other_in_training
@@ -39,7 +41,8 @@ def with_on_nodes(
     Args:
         model: a Keras model, as for `unit_groups`. It is not changed.
         layers: names of the groups or layers whose units get a column; None takes all units that can be removed, which
-            those of the model's outputs never can.
+            those of the model's outputs never can. The group "blocks", whole residual branches, must be named; its
+            columns come last, and a branch that is off adds nothing.
         replacement: what stands in for a unit that is off, one number per unit by group name; None means zero, plain
             removal. With the means of the units this is mean replacement. Where a norm sums over units, and for heads
             of attention, zero stands in all the same.
@@ -102,11 +105,11 @@ def masked_builder(
     """Checks the arguments of `with_on_nodes` and returns what builds the model."""
     refuse_masked(model)
     graph = unit_groups(model)
-    chosen = graph.choose(layers)
+    chosen = graph.choose(layers, blocks=True)
     if not chosen:
         raise ValueError(f"model {model.name!r} has no units that can be switched off.\n{graph!r}")
     if replacement is not None:
-        sizes = {name: graph[name].size for name in chosen}
+        sizes = {name: graph[name].size for name in chosen if name in graph.sizes}
         replacement = check_like(replacement, sizes, "replacement", partial=True)
     return MaskedBuilder(graph, chosen, replacement)
 
@@ -185,7 +188,7 @@ class MaskedBuilder(GraphBuilder):
         self.sizes = {group.name: group.size for group in groups}
         self.num_units = sum(self.sizes.values())
         # Columns of all units -> columns of the chosen ones; the last entry serves the -1 of positions always on.
-        self._columns = np.full(graph.num_units + 1, -1)
+        self._columns = np.full(graph.num_columns + 1, -1)
         start = 0
         for group in groups:
             stop = start + group.size
@@ -202,6 +205,11 @@ class MaskedBuilder(GraphBuilder):
             if exit.tensor is not None:
                 self._exits.setdefault(id(exit.node), []).append(exit)
         self._twins: dict[int, Any] = {}
+        # The blocks that have a column, by the nodes of their additions and of their norms.
+        self.blocks: dict[int, list[tuple[Block, int]]] = {}
+        for number, block in enumerate(graph.blocks if graph.blocks_name in self.sizes else ()):
+            for node in (block.addition, *([] if block.norm is None else [block.norm])):
+                self.blocks.setdefault(id(node), []).append((block, self._columns[graph.num_units + number]))
 
     def _set(self, replacement: Mapping[str, np.ndarray]) -> None:
         own = [replacement.get(group.name, np.zeros(group.size)) for group in self._groups]
@@ -261,7 +269,7 @@ class MaskedBuilder(GraphBuilder):
 
     def _is_changed(self, node: Any) -> bool:
         acts = any((self.columns(exit.ids) >= 0).any() for exit in self.exits_of(node))
-        return acts or self.twin(node) is not None
+        return acts or self.twin(node) is not None or id(node) in self.blocks
 
 
 class MaskedPlace:
@@ -273,6 +281,7 @@ class MaskedPlace:
         self._rows: dict[tuple[int, ...], Any] = {}
         self._masked: dict[tuple, Any] = {}
         self._names: dict[str, int] = {}
+        self._streams: dict[int, Any] = {}
 
     def enter(self, node: Any, tensor: Any, value: Any) -> Any:
         """Puts the masks of the node's exits on a tensor that it reads; all readers of a tensor share them.
@@ -281,27 +290,31 @@ class MaskedPlace:
         """
         exits = {exit.axis: exit for exit in self._builder.exits_of(node) if exit.tensor is tensor}
         for exit in exits.values():
-            value = self._mask(exit, value)
+            columns = self._builder.columns(exit.ids)
+            if (columns >= 0).any():
+                value = self._mask(value, exit.axis, exit.batch, columns, exit.kernel, node.operation.name)
+        for block, column in self._builder.blocks.get(id(node), ()):
+            if tensor is block.stream and node is block.addition:
+                self._streams[id(block)] = value
+            if tensor is block.operand and block.norm is None:
+                value = self._mask_block(value, block, column)
         return value
 
-    def _mask(self, exit: Any, value: Any) -> Any:
-        columns = self._builder.columns(exit.ids)
-        if (columns < 0).all():
-            return value
+    def _mask_block(self, value: Any, block: Block, column: int) -> Any:
+        columns = np.full(value.shape[-1], column)
+        return self._mask(value, -1, block.batch, columns, False, block.addition.operation.name)
+
+    def _mask(self, value: Any, axis: int, batch: Batch, columns: np.ndarray, kernel: bool, reader: str) -> Any:
         # A norm takes no replacement: its readers' biases could not make up for it.
-        key = (id(value), exit.axis, exit.kernel or not self._builder.has_replacement)
+        key = (id(value), axis, kernel or not self._builder.has_replacement, columns.tobytes())
         if key not in self._masked:
             layer = MeanReplacement(
-                axis=exit.axis,
-                batch_axis=exit.batch.axis,
-                merged=exit.batch.merged,
-                name=self._name(exit.node.operation.name),
-                dtype=value.dtype,
+                axis=axis, batch_axis=batch.axis, merged=batch.merged, name=self._name(reader), dtype=value.dtype
             )
             # The unmasked value is kept with the masked one so that its id is not given to another tensor.
             self._masked[key] = (value, layer(value, self.row(columns)))
-            layer.replacement.assign(self._builder.means(columns) * exit.kernel)
-            self._builder.placed.append((layer, columns, exit.kernel))
+            layer.replacement.assign(self._builder.means(columns) * kernel)
+            self._builder.placed.append((layer, columns, kernel))
         return self._masked[key][1]
 
     def _name(self, reader: str) -> str:
@@ -321,6 +334,18 @@ class MaskedPlace:
 
     def call(self, node: Any, args: tuple, kwargs: dict) -> list[Any]:
         """Calls the masked form of a node."""
+        outputs = self._called(node, args, kwargs)
+        for block, column in self._builder.blocks.get(id(node), ()):
+            if node is block.norm:
+                # On or off, one of both sides is zero, so that nothing is rounded.
+                stream = self._streams[id(block)]
+                parts = [stream, self._mask_block(stream, block, column)]
+                left = keras.layers.Subtract(name=self._name(f"{node.operation.name}_rest"), dtype=stream.dtype)(parts)
+                parts = [self._mask_block(outputs[0], block, column), left]
+                outputs = [keras.layers.Add(name=self._name(f"{node.operation.name}_or_rest"), dtype=left.dtype)(parts)]
+        return outputs
+
+    def _called(self, node: Any, args: tuple, kwargs: dict) -> list[Any]:
         nested = self._builder.nested(node.operation)
         if nested is not None:
             return call_nested(nested, args, kwargs, self._on_nodes)

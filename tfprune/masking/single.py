@@ -54,7 +54,7 @@ def single_changes(
     build = masked_before if before else masked_model
     runners = {}
     for name in names:
-        alone = None if replacement is None else LayerValues({name: replacement[name]})
+        alone = LayerValues({name: replacement[name]}) if name in (replacement or ()) else None
         # The layer that it is named after may make other groups too.
         runners[name] = _runners.get(model, loss, f"{name}#1", alone, build=build)[1]
     most = min(runner.points_at_once for runner in runners.values())

@@ -105,7 +105,7 @@ def _sizes(model: keras.Model, position: int | None, layers: Any) -> dict[str, i
     if position is not None:
         return {ON_NODES: model.inputs[position].shape[1]}
     graph = unit_groups(model)
-    return {name: graph[name].size for name in graph.choose(layers)}
+    return {name: graph[name].size for name in graph.choose(layers, blocks=True)}
 
 
 def _checked_masks(masks: Any, sizes: dict[str, int]) -> np.ndarray:

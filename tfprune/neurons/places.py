@@ -70,7 +70,7 @@ def _named_nodes(model: keras.Model, prefix: str, seen: set[int]) -> Iterator[tu
 def _places_of(name: str, graph: UnitGraph, wiring: Wiring, nodes: dict[str, list[Any]]) -> dict[str, list[Place]]:
     if not isinstance(name, str):
         raise ValueError(graph.unknown(name))
-    if name in graph:
+    if name in graph.sizes:
         return {name: _shown(graph[name], graph[name].members[0].name, wiring)}
     makes = [group for group in graph.values() if name in {member.name for member in group.members}]
     if len(makes) == 1:

@@ -54,7 +54,8 @@ def on_nodes_gradient(
     Args:
         model: a Sequential or functional model.
         data: inputs and targets, whatever `model.fit` takes.
-        layers: names of groups or layers; None takes all units that can be removed.
+        layers: names of groups or layers; None takes all units that can be removed. Whole residual blocks must be
+            named: `[*unit_groups(model), "blocks"]`.
         loss: a Keras loss; None takes the one that the model was compiled with.
         signed: True for the mean of `-d loss_k / d on_nodes`, the estimated rise of the loss, which may be negative.
 
@@ -73,7 +74,7 @@ def on_nodes_gradient(
     """
     check_data(data, "on_nodes_gradient")
     refuse_masked(model)
-    return _gradient_scores(model, data, chosen_groups(model, layers)[1], loss, None, signed)
+    return _gradient_scores(model, data, chosen_groups(model, layers, blocks=True)[1], loss, None, signed)
 
 
 @public
@@ -220,7 +221,8 @@ def loss_change(
     Args:
         model: a Sequential or functional model.
         data: inputs and targets, whatever `model.fit` takes.
-        layers: names of groups or layers; None takes all units that can be removed.
+        layers: names of groups or layers; None takes all units that can be removed. Whole residual blocks must be
+            named: `[*unit_groups(model), "blocks"]`.
         loss: a Keras loss; None takes the one that the model was compiled with.
         absolute: whether a fall of the loss counts like a rise.
         replacement: what stands in for a unit that is off, one number each by group name; None means zero.
@@ -240,7 +242,7 @@ def loss_change(
     """
     check_data(data, "loss_change")
     refuse_masked(model)
-    _, names = chosen_groups(model, layers)
+    _, names = chosen_groups(model, layers, blocks=True)
     changes = single_changes(model, data, names, loss=loss, replacement=_for_all(model, names, replacement))
     scores = _checked(changes.signed, model)
     return scores.map(np.abs) if absolute else scores
@@ -251,7 +253,8 @@ def _for_all(model: keras.Model, names: Iterable[str], replacement: LayerValues 
     if replacement is None:
         return None
     graph = unit_groups(model)
-    sizes = {name: graph[name].size for name in names}
+    # Nothing stands in for a block.
+    sizes = {name: graph[name].size for name in names if name in graph.sizes}
     given = check_like(replacement, sizes, "replacement", partial=True)
     return LayerValues({name: given.get(name, np.zeros(size)) for name, size in sizes.items()})
 

@@ -19,15 +19,17 @@ from tfprune.units import LayerValues
 _DIRECTIONS = ("incoming", "outgoing", "both")
 
 
-def chosen_groups(model: keras.Model, layers: Iterable[str] | str | None) -> tuple[UnitGraph, tuple[str, ...]]:
-    """Reads a model and returns its units with the names of the groups to score.
+def chosen_groups(
+    model: keras.Model, layers: Iterable[str] | str | None, *, blocks: bool = False
+) -> tuple[UnitGraph, tuple[str, ...]]:
+    """Reads a model and returns its units with the names of the groups to score; `blocks` as for `UnitGraph.choose`.
 
     Raises:
         ValueError: if there is nothing to score, a name is unknown, or a weight is NaN or infinite.
     """
     graph = unit_groups(model)
     check_finite_weights(model)
-    names = graph.choose(layers)
+    names = graph.choose(layers, blocks=blocks)
     if not names:
         raise ValueError(
             f"model {model.name!r} has no units that can be removed, so there is nothing to score.\n{graph!r}"

@@ -18,7 +18,7 @@ from tfprune.select.masks import round_up
 from tfprune.ties import rising_order
 from tfprune.units import LayerValues, check_like
 
-NORMALISATIONS = ("group", None)
+NORMALISATIONS = ("group", "cost", None)
 _HIGHEST = 1e300
 
 
@@ -60,7 +60,9 @@ def keep_budget(
         flops: the share of its floating-point operations that may stay. If both are given, both are met.
         normalise: "group" divides the scores of each group by their root mean square, so that groups are compared by
             how far their units differ; None compares scores as they are, which must then be comparable between groups,
-            as each saliency says of its own.
+            as each saliency says of its own; "cost" divides them by what one unit of the group alone would save of
+            the budget (of FLOPs if both are given), each block by its own: for `loss_change` of units and of whole
+            blocks, so that depth and width share one budget.
         min_share: the share of every group's units that stays at least. With less than a tenth, groups that fall below
             a tenth are named in a warning.
         min_units: how many units of every group stay at least.
@@ -69,7 +71,7 @@ def keep_budget(
         uniform: whether as many units stay in all groups of a kind: those of one size whose names differ in nothing but
             the block, such as all `.../feedforward_intermediate_dense` of a transformer. The lowest units of all groups
             of a kind go at once, by their mean score. Constructors that say one width for all blocks need it (the form
-            "class" of `remove`).
+            "class" of `remove`). Whole blocks go by layers: all of one layer or none.
 
     Returns:
         The mask of the groups that have scores: bool by group name, True = kept.
@@ -91,18 +93,22 @@ def keep_budget(
     check_positive(round_to, "round_to")
     check_fraction(min_share, "min_share")
     if normalise not in NORMALISATIONS:
-        raise ValueError(f"normalise: expected 'group' or None, received {normalise!r}.")
+        raise ValueError(f"normalise: expected 'group', 'cost' or None, received {normalise!r}.")
     wanted = {"parameters": parameters, "flops": flops}
     _check_shares(wanted)
     graph = unit_groups(model)
     # Infinite scores are allowed, so that only names and lengths are checked here.
-    check_like(scores.map(np.isfinite), graph.sizes, "scores", partial=True)
-    scores = LayerValues({name: scores[name] for name in graph if name in scores})
+    check_like(scores.map(np.isfinite), graph.sizes_with_blocks, "scores", partial=True)
+    scores = LayerValues({name: scores[name] for name in graph.sizes_with_blocks if name in scores})
     cost = _cost_of(graph, flops is not None)
-    whole = cost(np.ones(graph.num_units, bool))
+    whole = cost(np.ones(graph.num_columns, bool))
     most = {what: share * whole[what] for what, share in wanted.items() if share is not None}
     least = {name: max(min_units, _ceil(min_share * len(own))) for name, own in scores.items()}
-    steps = _removal_steps(graph, scores.map(_normalised) if normalise else scores, least, uniform)
+    if normalise == "cost":
+        scores = _by_cost(graph, scores, lambda on: cost(on)["flops" if flops is not None else "parameters"])
+    elif normalise is not None:
+        scores = scores.map(_normalised)
+    steps = _removal_steps(graph, scores, least, uniform)
     after = _Rounded(graph, steps, round_to)
     number = _fewest_steps(len(steps), lambda count: all(cost(after(count))[what] <= most[what] for what in most))
     if number is None:
@@ -131,6 +137,21 @@ def _cost_of(graph: UnitGraph, flops: bool) -> Callable[[np.ndarray], dict[str, 
     return cost
 
 
+def _by_cost(graph: UnitGraph, scores: LayerValues, cost: Callable[[np.ndarray], int]) -> LayerValues:
+    """Returns scores per what a unit alone would save: its group's first one stands for all, but blocks differ."""
+    on = np.ones(graph.num_columns, bool)
+    whole, result = cost(on), {}
+    for name, values in scores.items():
+        start = graph[name].start
+        saved = []
+        for column in range(start, start + (len(values) if name not in graph.sizes else 1)):
+            on[column] = False
+            saved.append(max(whole - cost(on), 1))
+            on[column] = True
+        result[name] = values / np.array(saved)
+    return LayerValues(result)
+
+
 def _normalised(values: np.ndarray) -> np.ndarray:
     """Returns scores divided by the root mean square of those that are finite."""
     values = values.astype("float64")
@@ -157,15 +178,12 @@ class _Rounded:
     """
 
     def __init__(self, graph: UnitGraph, steps: list[np.ndarray], multiple: int):
-        self._num_units, self._multiple = graph.num_units, multiple
+        self._num_columns, self._multiple = graph.num_columns, multiple
         self._columns = np.concatenate([np.zeros(0, int), *steps])
         self._ends = np.cumsum([0, *map(len, steps)])
-        sizes = [group.size for group in graph.values()]
+        sizes = list(graph.sizes_with_blocks.values())
         self._sizes = np.array(sizes, int)
-        group_of = np.zeros(graph.num_units, int)
-        for number, group in enumerate(graph.values()):
-            group_of[group.start : group.start + group.size] = number
-        self._group_of = group_of[self._columns]
+        self._group_of = np.repeat(np.arange(len(sizes)), sizes)[self._columns]
         # How many of the same group go before.
         self._before = np.empty(len(self._columns), int)
         for number in range(len(sizes)):
@@ -173,11 +191,11 @@ class _Rounded:
             self._before[own] = np.arange(len(own))
 
     def __call__(self, count: int) -> np.ndarray:
-        """Returns bool `(num_units,)`."""
+        """Returns bool `(num_columns,)`."""
         end = self._ends[count]
         gone = np.bincount(self._group_of[:end], minlength=len(self._sizes))
         may_go = self._sizes - np.minimum(round_up(self._sizes - gone, self._multiple), self._sizes)
-        on = np.ones(self._num_units, bool)
+        on = np.ones(self._num_columns, bool)
         on[self._columns[:end][self._before[:end] < may_go[self._group_of[:end]]]] = False
         return on
 
@@ -195,8 +213,8 @@ def _fewest_steps(num_steps: int, fits: Callable[[int], bool]) -> int | None:
 
 def _removal_steps(graph: UnitGraph, scores: LayerValues, least: Mapping[str, int], uniform: bool) -> list[np.ndarray]:
     """Returns the columns that go at each step, the lowest scores first; never more of a group than may go."""
-    value = np.full(graph.num_units, np.nan)
-    group_of = np.zeros(graph.num_units, int)
+    value = np.full(graph.num_columns, np.nan)
+    group_of = np.zeros(graph.num_columns, int)
     spare = []
     for number, name in enumerate(scores):
         group = graph[name]
@@ -246,7 +264,9 @@ def _of_a_kind(graph: UnitGraph, scores: LayerValues, value: np.ndarray, linked:
     Units that have none to go with, in one of the groups, stay.
     """
     sets = {column: set(own.tolist()) for own in linked for column in own.tolist()}
-    for names in kinds_of({name: values.size for name, values in scores.items()}):
+    for columns in graph.layers_of_blocks.values() if graph.blocks_name in scores else ():
+        sets.update(dict.fromkeys(columns, set(columns)))
+    for names in kinds_of({name: values.size for name, values in scores.items() if name in graph.sizes}):
         ranked = []
         for name in names:
             columns = [column for column in range(graph[name].start, graph[name].start + graph[name].size)]

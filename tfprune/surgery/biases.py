@@ -39,6 +39,8 @@ def moved_biases(rebuilt: Rebuild) -> list[str]:
     """Returns what there is to say of every bias that goes astray in one of both models, the original or the other."""
     told = []
     for node in flat_nodes(rebuilt.graph.model):
+        if id(node) not in rebuilt.nodes:
+            continue
         # A repair may have added a bias.
         for old, new in itertools.zip_longest(_sums(node), _sums(rebuilt.nodes[id(node)])):
             axes = [None if own is None else _taken_axis(*own) for own in (old, new)]

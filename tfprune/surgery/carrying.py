@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -142,7 +142,11 @@ def carry_flags(pairs: Iterable[tuple[Any, Any, bool]]) -> None:
 
 
 def carry_moments(
-    source: Any, target: Any, weights: list[Any], carried: Callable[[Any, np.ndarray], np.ndarray]
+    source: Any,
+    target: Any,
+    weights: list[Any],
+    carried: Callable[[Any, np.ndarray], np.ndarray],
+    gone: Collection[int] = (),
 ) -> None:
     """Carries an optimizer's moments and step over to the new model.
 
@@ -151,13 +155,16 @@ def carry_moments(
         target: the new model's, of the same settings.
         weights: the new model's trainable variables.
         carried: takes a variable of the original and a moment of its shape, returns the new moment.
+        gone: the `id`s of the original's variables that the new model does not have.
     """
     if not source.built:
         return
     target.build(weights)
-    of_slot = slots_of(getattr(source, "inner_optimizer", source))
+    inner = getattr(source, "inner_optimizer", source)
+    of_slot, without = slots_of(inner), _slots_of_gone(inner, gone)
     left_out = 0
-    for slot, new_slot in zip(source.variables, target.variables, strict=True):
+    slots = [slot for slot in source.variables if id(slot) not in without]
+    for slot, new_slot in zip(slots, target.variables, strict=True):
         value = keras.ops.convert_to_numpy(slot)
         variable = of_slot.get(id(slot))
         if variable is not None:
@@ -171,6 +178,13 @@ def carry_moments(
             f"keep_optimizer: {left_out} moments of {type(source).__name__} are not shaped like the weights that they "
             "belong to; they start anew."
         )
+
+
+def _slots_of_gone(optimizer: Any, gone: Collection[int]) -> set[int]:
+    variables = optimizer._trainable_variables
+    lists = [held for held in vars(optimizer).values() if isinstance(held, list) and len(held) == len(variables)]
+    places = [place for place, variable in enumerate(variables) if id(variable) in gone]
+    return {id(held[place]) for held in lists if held is not variables for place in places}
 
 
 def slots_of(optimizer: Any) -> dict[int, Any]:

@@ -7,8 +7,9 @@ built first, and the model around them.
 from __future__ import annotations
 
 import itertools
+import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -16,6 +17,7 @@ import keras
 _MOST_KEYS = 5
 _MOST_OPTIONS = 32
 _FACTORS = (1, 2, 3, 4)
+_DEPTH = re.compile("layer|block|depth")
 
 
 class Refused(Exception):
@@ -29,10 +31,21 @@ class Configurer:
         new: the cut weight for the `id` of each one.
         numbers: what numbers in the code of a layer have become, by its `id` and the number.
         changes: whether weights or numbers of a layer are others in the cut model.
+        gone: the `id`s of the weights that are not needed any more.
+        whole: the layers that go whole with all in them, those inside others left out.
     """
 
-    def __init__(self, new: Mapping[int, Any], numbers: Mapping[tuple[int, int], int], changes: Callable[[Any], bool]):
+    def __init__(
+        self,
+        new: Mapping[int, Any],
+        numbers: Mapping[tuple[int, int], int],
+        changes: Callable[[Any], bool],
+        gone: Collection[int] = (),
+        whole: Collection[Any] = (),
+    ):
         self._new, self._numbers, self._changes = new, numbers, changes
+        self._gone, self._whole = gone, whole
+        self._inside_whole = {id(own) for layer in whole for own in layer._flatten_layers()}
 
     def built(self, old: Any, build: Callable[[Any], Any]) -> Any:
         """Returns a layer or model like `old` with the cut weights; `build` builds what its constructor does not.
@@ -41,11 +54,15 @@ class Configurer:
             Refused: if no numbers in its configuration give the shapes of the cut weights.
         """
         new = self._shaped(old, build)
-        for one, other in zip(old.weights, new.weights, strict=True):
+        for one, other in zip(self._weights(old), new.weights, strict=True):
             other.assign(self._new.get(id(one), one).value)
-        for one, other in zip(old._flatten_layers(), new._flatten_layers(), strict=False):
+        left = (own for own in old._flatten_layers() if id(own) not in self._inside_whole)
+        for one, other in zip(left, new._flatten_layers(), strict=False):
             other._trainable = one._trainable
         return new
+
+    def _weights(self, old: Any) -> list[Any]:
+        return [own for own in old.weights if id(own) not in self._gone]
 
     def _shaped(self, old: Any, build: Callable[[Any], Any]) -> Any:
         try:
@@ -53,22 +70,46 @@ class Configurer:
         except Exception as error:
             raise Refused(f"{old.name!r} has no configuration: {in_one_line(error)}") from error
         # What its code does not use (the pooler of a backbone, say) stays as it is.
-        wanted = [tuple(self._new.get(id(own), own).shape) for own in old.weights]
+        weights = self._weights(old)
+        wanted = [tuple(self._new.get(id(own), own).shape) for own in weights]
         parts = _parts(old, config)
         for key, part in parts.items():
             if self._changes(part):
                 new = self._shaped(part, lambda own, part=part: own.build_from_config(part.get_build_config()))
                 config[key] = keras.saving.serialize_keras_object(new)
         # Building is what takes long. Where only what enters is narrower, the configuration fits as it is.
-        for changes in (*self._options(config, old.weights, wanted), {}):
-            new = _built(old, {**config, **changes}, build)
-            if new is not None and [tuple(own.shape) for own in new.weights] == wanted:
-                _carry_settings(old, new, config)
-                return new
+        for depth in self._depths(old, config):
+            for changes in (*self._options({**config, **depth}, weights, wanted), {}):
+                new = _built(old, {**config, **depth, **changes}, build)
+                if new is not None and [tuple(own.shape) for own in new.weights] == wanted:
+                    _carry_settings(old, new, config)
+                    return new
+        changed = _changed(weights, wanted)
+        why = f"units of {changed} differ" if changed else f"that {self._lost(old)} is gone differs"
         raise Refused(
-            f"no numbers in the configuration of {old.name!r} give the shapes of the cut weights: units of "
-            f"{_changed(old.weights, wanted)} differ from what its constructor can say"
+            f"no numbers in the configuration of {old.name!r} give the shapes of the cut weights: {why} from what its "
+            "constructor can say"
         )
+
+    def _depths(self, old: Any, config: dict) -> list[dict]:
+        """Returns what may be said of the number of layers, where some of them go whole."""
+        if not any(id(own) in self._gone for own in old.weights):
+            return [{}]
+        inside = {id(own) for own in old._flatten_layers(include_self=False)}
+        whole = [own for own in self._whole if id(own) in inside]
+        alike = [own for own in old._flatten_layers(include_self=False) if whole and type(own) is type(whole[0])]
+        stays = [all(own is not gone for gone in whole) for own in alike]
+        lists = {key: _without(value, stays) for key, value in config.items() if isinstance(value, list | tuple)}
+        lists = {key: value for key, value in lists.items() if value is not None}
+        result = [lists] if lists else []
+        # Encoders and decoders may have one number for both.
+        for gone in (len(whole), *([len(whole) // 2] if whole and len(whole) % 2 == 0 else [])):
+            keys = [key for key, value in config.items() if type(value) is int and value > gone and _DEPTH.search(key)]
+            result += [{**lists, key: config[key] - gone} for key in keys]
+        return result
+
+    def _lost(self, old: Any) -> str:
+        return _listed(own.path for own in old.weights if id(own) in self._gone)
 
     def _options(self, config: dict, weights: list[Any], wanted: list[tuple]) -> Iterator[dict]:
         """Yields changes of a configuration: numbers that are lengths of cut axes become what these are now."""
@@ -88,6 +129,16 @@ class Configurer:
             for own in itertools.combinations(keys, count):
                 for values in itertools.product(*(sorted(lengths[config[key]]) for key in own)):
                     yield dict(zip(own, values, strict=True))
+
+
+def _without(values: Any, stays: list[bool]) -> Any:
+    """Returns a list with an entry for each layer, or with the numbers of layers in each stage, for those that stay."""
+    if len(values) == len(stays):
+        return type(values)(own for own, stay in zip(values, stays, strict=True) if stay)
+    if not all(type(own) is int for own in values) or sum(values) != len(stays):
+        return None
+    ends = list(itertools.accumulate(values, initial=0))
+    return type(values)(sum(stays[begin:end]) for begin, end in itertools.pairwise(ends))
 
 
 def _is_described(value: Any) -> bool:
@@ -127,8 +178,12 @@ def _built(old: Any, config: dict, build: Callable[[Any], Any]) -> Any:
 
 
 def _changed(weights: list[Any], wanted: list[tuple]) -> str:
-    changed = [own.path for own, shape in zip(weights, wanted, strict=True) if tuple(own.shape) != shape]
-    return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    return _listed(own.path for own, shape in zip(weights, wanted, strict=True) if tuple(own.shape) != shape)
+
+
+def _listed(names: Iterable[str], most: int = 3) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def in_one_line(error: BaseException, most: int = 160) -> str:

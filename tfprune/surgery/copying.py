@@ -50,10 +50,12 @@ class Copier:
 
     Args:
         part: called with a layer or model that is held by a layer; returns what stands for it in the new model.
+        left_out: layers that are to be missing from the copies of lists that hold them.
     """
 
-    def __init__(self, part: Callable[[Any], Any]):
+    def __init__(self, part: Callable[[Any], Any], left_out: Iterable[Any] = ()):
         self._part = part
+        self._left_out = {id(layer) for layer in left_out}
         # The original is kept beside its copy so that its id is not given to another object.
         self._copies: dict[int, tuple[Any, Any]] = {}
         self._stateful: dict[int, tuple[Any, bool]] = {}
@@ -188,12 +190,13 @@ class Copier:
         return self._own_attributes(old, new)
 
     def _collection(self, old: Any) -> Any:
+        values = [value for value in old if id(value) not in self._left_out]
         if isinstance(old, tf.__internal__.tracking.Trackable):
             # TensorFlow's own list, as above.
-            return self._remember(old, [self._copy(value) for value in old])
+            return self._remember(old, [self._copy(value) for value in values])
         new = self._empty(old)
         add = new.append if isinstance(old, list) else new.add
-        for value in old:
+        for value in values:
             add(self._copy(value))
         return self._own_attributes(old, new)
 

@@ -23,6 +23,7 @@ from keras import tree
 from keras.src.models.functional import Functional
 
 from tfprune.borders import warn
+from tfprune.graph.blocks import Removal
 from tfprune.graph.closing import can_be_opened
 from tfprune.graph.nodes import drop_path, name_of, nodes_in, substituted
 from tfprune.graph.opened import example_inputs, gives_same, is_opened, originals, other_in_training
@@ -157,12 +158,16 @@ class _House:
         self._new = rebuilt.new_variables()
         self._numbers = dict(self._changed_numbers())
         self._replaced, self._with_bias = self._numbers, rebuilt.with_bias
-        self._configurer = Configurer(self._new, self._numbers, self._changes)
+        removal = rebuilt.removal if isinstance(rebuilt, Cut) else Removal(self.model, ())
+        # A weight that no call reads goes with the layer that holds it.
+        self._whole = list(_whole_layers(self.model, removal)) if removal.variables else []
+        self._gone = removal.variables | {id(weight) for layer in self._whole for weight in layer.weights}
+        self._configurer = Configurer(self._new, self._numbers, self._changes, self._gone, self._whole)
 
     def as_plain(self) -> keras.Model:
         """The cut graph as it is, where nothing stands in it but what Keras has."""
         ours = HeldWeight | Sized | SizedArray | WithMask
-        for operation in self.opened.operations if self._is_opened else ():
+        for operation in self.rebuilt.model.operations if self._is_opened else ():
             if isinstance(operation, ours):
                 raise Refused(f"no layer of Keras says what {name_of(operation)!r} computes")
         return self.as_graph()
@@ -239,8 +244,12 @@ class _House:
         inputs = [self.rebuilt._input(tensor) for tensor in graph.inputs]
         values = {id(old): new for old, new in zip(graph.inputs, inputs, strict=True)}
         made: dict[int, Any] = {}
+        whole = {id(own) for own in self._whole}
         for node in nodes_in(graph):
             operation = node.operation
+            if id(operation) in whole and can_be_opened(operation):
+                values.update(_passed_on(node, values))
+                continue
             if id(operation) not in made:
                 args, kwargs = substituted(node, lambda leaf: values[id(leaf)])
                 opens = can_be_opened(operation)
@@ -288,7 +297,7 @@ class _House:
         return {id(own) for own in originals(self.opened).values()} if self._is_opened else set()
 
     def _copier(self) -> Copier:
-        copier = Copier(lambda old: self._copied(old, copier))
+        copier = Copier(lambda old: self._copied(old, copier), filter(can_be_opened, self._whole))
         copier.know(self._known_variables())
         return copier
 
@@ -296,6 +305,8 @@ class _House:
         """Whether weights or numbers of a block are others in the cut model."""
         inside = {id(own) for own in block._flatten_layers()}
         shapes = [(own.shape, self._new[id(own)].shape) for own in block.weights if id(own) in self._new]
+        if any(id(own) in self._gone for own in block.weights):
+            return True
         return any(key in inside for key, _ in self._numbers) or any(one != other for one, other in shapes)
 
     def _known_variables(self) -> list[tuple[Any, Any]]:
@@ -349,6 +360,28 @@ class _House:
             here = [own for own in below if own.name == part]
             here = here or [own for own in self.model._flatten_layers() if own.name == part]
             yield from here
+
+
+def _whole_layers(layer: Any, removal: Removal) -> Iterator[Any]:
+    """Yields the outermost layers inside this one whose weights are needed no more, some of them by blocks that go."""
+    for own in layer._flatten_layers(include_self=False, recursive=False):
+        keys = {id(weight) for weight in own.weights}
+        if keys & removal.variables and not keys & removal.used:
+            yield own
+        else:
+            yield from _whole_layers(own, removal)
+
+
+def _passed_on(node: Any, values: dict[int, Any]) -> dict[int, Any]:
+    """Returns what a layer gives out whose blocks are all gone: what enters it."""
+    result, left = {}, list(node.input_tensors)
+    for output in node.outputs:
+        stream = next((own for own in left if tuple(own.shape) == tuple(output.shape)), None)
+        if stream is None:
+            raise Refused(f"{node.operation.name!r} is gone, but does not give out what it takes")
+        left = [own for own in left if own is not stream]
+        result[id(output)] = values[id(stream)]
+    return result
 
 
 def _origin(rebuilt: Rebuild, form: str) -> Origin:

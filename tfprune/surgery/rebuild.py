@@ -273,15 +273,28 @@ class Cut(Rebuild):
 
     Args:
         graph: the units of the original model.
-        on: for every unit, whether it stays; shape `(num_units,)` of bool.
+        on: for every unit, whether it stays; shape `(num_units,)` of bool, or `(num_columns,)` with the blocks.
         with_bias: as for `Rebuild`.
+
+    Attributes:
+        removal: what goes with the blocks that are off.
     """
 
     verb = "remove"
 
     def __init__(self, graph: UnitGraph, on: np.ndarray, with_bias: Collection[int] = ()):
-        self.on = on
+        self.on, self.removal = on, graph.removal(on)
         super().__init__(graph, with_bias)
+
+    def _call(self, node: Any, args: tuple, kwargs: dict) -> list[Any]:
+        if id(node) in self.removal.nodes:
+            return [None] * len(node.outputs)
+        if id(node) in self.removal.operands or id(node) in self.removal.passed:
+            left = [own for own in tree.flatten((args, kwargs)) if own is not None]
+            if id(node) in self.removal.passed:
+                return left
+            args, kwargs = (left,), {}
+        return super()._call(node, args, kwargs)
 
     def kept(self, ids: np.ndarray) -> np.ndarray:
         """Returns for each of `ids` whether it stays."""
@@ -393,16 +406,17 @@ def compile_like(old: keras.Model, rebuilt: Rebuild, *, keep_optimizer: bool) ->
     accepted = inspect.signature(new.compile).parameters
     new.compile(**{key: value for key, value in arguments.items() if key in accepted or "kwargs" in accepted})
     if keep_optimizer:
-        carry_moments(old.optimizer, new.optimizer, _in_order_of(old, rebuilt), rebuilt.carried)
+        gone = rebuilt.removal.variables if isinstance(rebuilt, Cut) else ()
+        carry_moments(old.optimizer, new.optimizer, _in_order_of(old, rebuilt, gone), rebuilt.carried, gone)
 
 
-def _in_order_of(old: keras.Model, rebuilt: Rebuild) -> list[Any]:
+def _in_order_of(old: keras.Model, rebuilt: Rebuild, gone: Collection[int]) -> list[Any]:
     """Returns the new model's trainable variables in the order of the old one's, which need not be its own.
 
     A functional model counts its layers as they are called, a subclassed one as they are held.
     """
     pairs, mine = rebuilt.new_variables(), {id(own) for own in rebuilt.model.variables}
-    found = [pairs.get(id(own)) for own in old.trainable_variables]
+    found = [pairs.get(id(own)) for own in old.trainable_variables if id(own) not in gone]
     ordered = all(id(own) in mine for own in found) and len(found) == len(rebuilt.model.trainable_variables)
     return found if ordered else rebuilt.model.trainable_variables
 

@@ -144,14 +144,15 @@ def checked_mask(graph: UnitGraph, mask: Any) -> np.ndarray:
         # A layer may make units that stay and units that go: its group has the name of both.
         if name not in graph and (name in graph.fixed or name in _layer_names(graph)):
             raise ValueError(f"mask: {graph.unknown(name).removeprefix('layers: ')}")
-    mask = check_like(mask, graph.sizes, "mask", partial=True, boolean=True)
-    on = np.ones(graph.num_units, bool)
+    mask = check_like(mask, graph.sizes_with_blocks, "mask", partial=True, boolean=True)
+    on = np.ones(graph.num_columns if graph.blocks_name in mask else graph.num_units, bool)
     for name, kept in mask.items():
         group = graph[name]
         if not kept.any():
+            left = "no block" if name not in graph.sizes else f"{group.members[0].name!r} without units"
             raise ValueError(
-                f"mask: all {group.size} units of group {name!r} are off, which would leave {group.members[0].name!r} "
-                "without units. Keep at least one (keep_top has min_units=1)."
+                f"mask: all {group.size} units of group {name!r} are off, which would leave {left}. Keep at least one "
+                "(keep_top has min_units=1)."
             )
         on[group.start : group.start + group.size] = kept
     for one, other, reason in graph.records.equal:

@@ -279,6 +279,7 @@ class Repairer:
 def _warn_of_unread(cut: Cut, sites: list[Site], name: str) -> None:
     """Says where removed units are read by a kernel that no repair knows: there they count as zero."""
     known = {id(node) for site in sites for node in site.old_nodes}
+    known |= cut.removal.nodes
     exits = [exit for exit in cut.graph.records.exits if exit.kernel and id(exit.node) not in known]
     unread = sorted({exit.name for exit in exits if not cut.kept(exit.ids).all()})
     if unread:

@@ -161,7 +161,8 @@ def _original(header: dict, path: Path, custom_objects: dict | None) -> keras.Mo
 
 def _cut_again(model: keras.Model, step: CutStep, path: Path) -> keras.Model:
     graph = unit_groups(model)
-    if list(graph.sizes.values()) != step.sizes:
+    fits = step.on is None or len(step.on) in (graph.num_units, graph.num_columns)
+    if list(graph.sizes.values()) != step.sizes or not fits:
         raise ValueError(
             f"load: the model was cut from one with groups of {step.sizes} units, but {model.name!r} has "
             f"{graph.sizes}. Pass the original of {str(path)!r}, built as it was."

@@ -43,7 +43,9 @@ def find_sites(cut: Cut) -> list[Site]:
     model = cut.graph.model
     calls: dict[int, list[Any]] = {}
     for node in flat_nodes(model):
-        calls.setdefault(id(node.operation), []).append(node)
+        # With a block its readers go.
+        if id(node) in cut.nodes:
+            calls.setdefault(id(node.operation), []).append(node)
     sites = []
     for nodes in calls.values():
         old, new = nodes[0].operation, cut.operations[id(nodes[0].operation)]
@@ -124,7 +126,10 @@ class Followers:
         if len(readers) != 1 or type(readers[0].operation) is not layers.Add:
             return None
         others = [self._makers.get(id(tensor)) for tensor in readers[0].input_tensors if tensor is not came_from]
-        if None in others or any(not self._repaired(node, site, done) for node in others):
+        # What a block that is gone gave on has no node of its own any more.
+        if any(node is None or id(node) not in self._cut.nodes for node in others):
+            return None
+        if any(not self._repaired(node, site, done) for node in others):
             return None
         return Addition(norm, [(node, self._cut.nodes[id(node)]) for node in others])
 
