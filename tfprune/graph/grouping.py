@@ -48,6 +48,7 @@ def _without_repeats(values: np.ndarray) -> np.ndarray:
 def fixed_layers(
     records: Records, labels: np.ndarray, reasons: dict[int, str], removable: np.ndarray
 ) -> dict[str, tuple[int, str]]:
+    """Returns for every layer with units that stay how many they are, and why."""
     result = {}
     for emitter in records.emitters.values():
         own = labels[emitter.ids]

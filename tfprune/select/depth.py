@@ -23,8 +23,8 @@ def keep_layers(model: keras.Model, scores: LayerValues, count: int) -> LayerVal
 
     Args:
         model: a Keras model.
-        scores: of the group "blocks", as `saliency.loss_change(model, data, layers="blocks")` makes them; others are not
-            looked at. A layer is worth the mean of its blocks; of equal ones the first goes first.
+        scores: of the group "blocks", as `saliency.loss_change(model, data, layers="blocks")` makes them; others are
+            not looked at. A layer is worth the mean of its blocks; of equal ones the first goes first.
         count: how many layers stay, from 1.
 
     Returns:
