@@ -255,3 +255,30 @@ def test_precision_stays():
     small = remove(model := made("half_precision"), mask_of("half_precision", tfprune.unit_groups(model)))
     assert small.get_layer("mlp").compute_dtype == "float16"
     assert small.get_layer("mlp").kernel.dtype == "float32"
+
+
+# Sweeps ---------------------------------------------------------------------------------------------------------------
+
+
+def squares(_, outputs):
+    """The mean square of each sample, also of outputs that have one number for a sample."""
+    return ops.mean(ops.square(ops.reshape(ops.cast(outputs, "float32"), (ops.shape(outputs)[0], -1))), axis=-1)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_sweep_gives_what_the_masked_model_gives(name):
+    """Many masks at once: weights that code reads, tables and positions are the same for all of them."""
+    model, net = made(name), NETS[name]
+    graph = tfprune.unit_groups(model)
+    layers = [*graph, *(["blocks"] if graph.blocks else [])]
+    rows = np.random.default_rng(0).random((3, graph.num_columns)).astype("float32")
+    inputs = net.inputs(5, LENGTH)
+    masked = tfprune.with_on_nodes(model, layers)
+    targets = [np.zeros(own.shape, "float32") for own in keras.tree.flatten(model(tensors(inputs)))]
+    y = targets[0] if len(targets) == 1 else targets
+    options = {"layers": layers, "loss": squares if len(targets) == 1 else [squares] * len(targets)}
+    swept = tfprune.sweep(model, (inputs, y), rows, gradients=False, progress=False, **options)
+    for row, found in zip(rows, swept.losses, strict=True):
+        outputs = keras.tree.flatten(masked([*keras.tree.flatten(tensors(inputs)), ops.convert_to_tensor(row[None])]))
+        expected = sum(float(ops.mean(ops.square(ops.cast(own, "float32")))) for own in outputs)
+        assert found == pytest.approx(expected, rel=max(1e-4, net.tolerance))

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src import backend
 
+from tfprune.graph.batch import batch_of
 from tfprune.graph.nodes import substituted
 from tfprune.graph.probe import is_elementwise
 from tfprune.graph.walk import call_operation, functional, nodes_of
@@ -20,9 +21,10 @@ _MOST_CONTRIBUTIONS = 2**15
 
 
 class _PerPoint(NamedTuple):
-    """A tensor that is the same for every mask, shape `(points, ...)`."""
+    """A tensor that is the same for every mask; its points lie along `axis`."""
 
     tensor: Any
+    axis: int = 0
 
 
 class _PerMask(NamedTuple):
@@ -58,21 +60,35 @@ class SplitModel:
         mask_tensor = self._graph.inputs[position]
         on_points = {id(tensor) for tensor in self._graph.inputs if tensor is not mask_tensor}
         on_masks = {id(mask_tensor)}
-        self._before, self._after, self._masks_only = [], [], []
-        for node in nodes_of(masked):
+        before, after, self._masks_only = [], [], []
+        nodes = list(nodes_of(masked))
+        for node in nodes:
             points = any(id(tensor) in on_points for tensor in node.input_tensors)
             masks = any(id(tensor) in on_masks for tensor in node.input_tensors)
-            (self._after if points and masks else self._masks_only if masks else self._before).append(node)
+            (after if points and masks else self._masks_only if masks else before).append(node)
             on_points.update(id(tensor) for tensor in node.outputs if points)
             on_masks.update(id(tensor) for tensor in node.outputs if masks)
-        read_after = {id(tensor) for node in self._after for tensor in node.input_tensors}
+        read_after = {id(tensor) for node in after for tensor in node.input_tensors}
         read_after.update(id(tensor) for tensor in self._graph.outputs)
-        points_only = on_points - on_masks
+        # A weight, or what follows the number of points in a way that nobody can say, cannot be spread over the masks:
+        # it is made anew for them.
+        batches: dict[int, Any] = {}
+        again = set()
+        for node in reversed(before):
+            read = [tensor for tensor in node.outputs if id(tensor) in read_after]
+            if read and any(batch_of(tensor, batches) is None for tensor in read):
+                again.add(id(node))
+                read_after.update(id(tensor) for tensor in node.input_tensors)
+        self._before = [node for node in before if id(node) not in again]
+        after = {id(node) for node in after} | again
+        self._after = [node for node in nodes if id(node) in after]
+        points_only = on_points - on_masks - {id(tensor) for node in self._after for tensor in node.outputs}
         self._positions = self._positions_of_units()
         activations = [node.operation for node in self._after if type(node.operation) is keras.layers.Activation]
         self._elementwise = {id(layer) for layer in activations if is_elementwise(layer.activation)}
         known = [*self._graph.inputs, *(tensor for node in self._before for tensor in node.outputs)]
         self.boundary = [tensor for tensor in known if id(tensor) in read_after and id(tensor) in points_only]
+        self._axes = [batch_of(tensor, batches).axis for tensor in self.boundary]
 
     def _positions_of_units(self) -> dict[int, np.ndarray | None]:
         """Returns for each tensor that is a row of `on_nodes`, or taken from one, where each unit acts."""
@@ -105,15 +121,15 @@ class SplitModel:
     def before(self, inputs: list[Any]) -> tuple[list[Any], list[Any]]:
         """Returns what the part behind the first mask reads, for some points; inputs without `on_nodes`.
 
-        The second list holds the time masks that Keras has put on the tensors, or None; they do not leave a
-        `tf.function` by themselves.
+        Last comes an input, which tells how many points there are. The second list holds the time masks that Keras has
+        put on the tensors, or None; they do not leave a `tf.function` by themselves.
         """
         references = [tensor for k, tensor in enumerate(self._graph.inputs) if k != self._position]
         values = {id(reference): _PerPoint(value) for reference, value in zip(references, inputs, strict=True)}
         for node in self._before:
             self._call_alike(node, values, _PerPoint)
         tensors = [values[id(tensor)].tensor for tensor in self.boundary]
-        return tensors, [backend.get_keras_mask(tensor) for tensor in tensors]
+        return [*tensors, inputs[0]], [backend.get_keras_mask(tensor) for tensor in tensors]
 
     def after(self, boundary: tuple[list[Any], list[Any]], masks: Any, off: Any = None) -> list[Any]:
         """Returns the model's outputs, shape `(masks * points, ...)`, mask by mask, for masks `(masks, num_units)`.
@@ -121,11 +137,11 @@ class SplitModel:
         `off`, shape `(masks,)`, says that in each mask just this unit is off: the first dense layer behind it then
         changes by one product of rank one.
         """
-        tensors, keras_masks = boundary
-        num_points, num_masks = tf.shape(tensors[0])[0], tf.shape(masks)[0]
+        (*tensors, first_input), keras_masks = boundary
+        num_points, num_masks = tf.shape(first_input)[0], tf.shape(masks)[0]
         values: dict[int, Any] = {}
-        for reference, tensor, keras_mask in zip(self.boundary, tensors, keras_masks, strict=True):
-            values[id(reference)] = _PerPoint(_with_mask(tensor, keras_mask))
+        for reference, tensor, keras_mask, axis in zip(self.boundary, tensors, keras_masks, self._axes, strict=True):
+            values[id(reference)] = _PerPoint(_with_mask(tensor, keras_mask), axis)
         values[id(self._graph.inputs[self._position])] = _PerMask(masks)
         for node in self._masks_only:
             self._call_alike(node, values, _PerMask)
@@ -144,7 +160,7 @@ class SplitModel:
         own = [values[id(tensor)] for tensor in node.input_tensors]
         layer = node.operation
         plain = type(layer) is MeanReplacement and not layer.relative and len(own) == 2
-        if plain and isinstance(own[0], _PerPoint) and isinstance(own[1], _PerMask):
+        if plain and isinstance(own[0], _PerPoint) and own[0].axis == 0 and isinstance(own[1], _PerMask):
             positions = self._positions.get(id(node.input_tensors[1]))
             replacement = layer.replacement.value
             values[id(node.outputs[0])] = _Masked(own[0].tensor, own[1].tensor, replacement, layer.axis, positions)
@@ -183,13 +199,13 @@ class _Spread:
 
     def __call__(self, value: Any) -> Any:
         if isinstance(value, _PerPoint):
-            return self._with_mask_of(value.tensor, self._tiled(value.tensor))
+            return self._with_mask_of(value.tensor, self._tiled(value.tensor, value.axis))
         if isinstance(value, _PerMask):
             return tf.repeat(value.tensor, self._num_points, axis=0)
         return self._with_mask_of(value.h, self._multiplied(value)) if isinstance(value, _Masked) else value
 
-    def _tiled(self, tensor: Any) -> Any:
-        return tf.tile(tensor, [self._num_masks] + [1] * (len(tensor.shape) - 1))
+    def _tiled(self, tensor: Any, axis: int = 0) -> Any:
+        return tf.tile(tensor, [self._num_masks if k == axis else 1 for k in range(len(tensor.shape))])
 
     def _with_mask_of(self, tensor: Any, result: Any) -> Any:
         keras_mask = backend.get_keras_mask(tensor)
