@@ -56,10 +56,14 @@ class Configurer:
         new = self._shaped(old, build)
         for one, other in zip(self._weights(old), new.weights, strict=True):
             other.assign(self._new.get(id(one), one).value)
-        left = (own for own in old._flatten_layers() if id(own) not in self._inside_whole)
-        for one, other in zip(left, new._flatten_layers(), strict=False):
+        for one, other in self.pairs(old, new):
             other._trainable = one._trainable
         return new
+
+    def pairs(self, old: Any, new: Any) -> Iterator[tuple[Any, Any]]:
+        """Yields the layers that stay, and those that stand for them in what was built."""
+        left = (own for own in old._flatten_layers() if id(own) not in self._inside_whole)
+        yield from zip(left, new._flatten_layers(), strict=False)
 
     def _weights(self, old: Any) -> list[Any]:
         return [own for own in old.weights if id(own) not in self._gone]
@@ -93,8 +97,6 @@ class Configurer:
 
     def _depths(self, old: Any, config: dict) -> list[dict]:
         """Returns what may be said of the number of layers, where some of them go whole."""
-        if not any(id(own) in self._gone for own in old.weights):
-            return [{}]
         inside = {id(own) for own in old._flatten_layers(include_self=False)}
         whole = [own for own in self._whole if id(own) in inside]
         alike = [own for own in old._flatten_layers(include_self=False) if whole and type(own) is type(whole[0])]
@@ -105,8 +107,11 @@ class Configurer:
         # Encoders and decoders may have one number for both.
         for gone in (len(whole), *([len(whole) // 2] if whole and len(whole) % 2 == 0 else [])):
             keys = [key for key, value in config.items() if type(value) is int and value > gone and _DEPTH.search(key)]
-            result += [{**lists, key: config[key] - gone} for key in keys]
-        return result
+            result += [{**lists, key: config[key] - gone} for key in keys if gone]
+            # A list may be as long by chance.
+            result += [{key: config[key] - gone} for key in keys if gone and lists]
+        # What holds the layers may be a part that was built already.
+        return [*result, {}]
 
     def _lost(self, old: Any) -> str:
         return _listed(own.path for own in old.weights if id(own) in self._gone)

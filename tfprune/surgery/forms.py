@@ -187,11 +187,14 @@ class _House:
         copier = self._copier()
 
         def block(old: Any, args: tuple, kwargs: dict) -> Any:
-            if self._changes(old):
-                return self._configurer.built(old, lambda new: new(*args, **kwargs))
-            return self._copied(old, copier)
+            if not self._changes(old):
+                return self._copied(old, copier)
+            new = self._configurer.built(old, lambda new: new(*args, **kwargs))
+            # What it holds may be called beside it (an embedding that is read backwards, say).
+            copier.know(self._configurer.pairs(old, new))
+            return new
 
-        return self._run_with(block)
+        return self._run_with(block, copier)
 
     def as_copy(self) -> keras.Model:
         """A copy of the model, or of its blocks, that holds the cut layers and weights.
@@ -220,7 +223,7 @@ class _House:
         try:
             if not hasattr(self.model, "_nodes_by_depth"):
                 return self._copied(self.model, copier)
-            return self._run_with(lambda block, args, kwargs: self._copied(block, copier))
+            return self._run_with(lambda block, args, kwargs: self._copied(block, copier), copier)
         except NotCopied as reason:
             raise Refused(str(reason)) from reason
 
@@ -229,6 +232,10 @@ class _House:
         inputs = example_inputs(self.rebuilt.model)
         if not gives_same(self.rebuilt.model(inputs, training=False), model(inputs, training=False), self._tolerance):
             raise Refused("it computes something else than the cut graph")
+        read = {id(own) for own in self.opened.weights}
+        unread = [own for own in self.model.weights if id(own) not in read and id(own) not in self._gone]
+        if _size(model.weights) > _size(self.rebuilt.model.weights) + _size(unread):
+            raise Refused("it holds a weight twice that the original holds once")
 
     @property
     def _tolerance(self) -> float:
@@ -236,7 +243,7 @@ class _House:
         half = any("16" in layer.compute_dtype for layer in self.model._flatten_layers())
         return _HALF_TOLERANCE if half else _TOLERANCE
 
-    def _run_with(self, block: Callable[[Any, tuple, dict], Any]) -> keras.Model:
+    def _run_with(self, block: Callable[[Any, tuple, dict], Any], copier: Copier) -> keras.Model:
         """Runs the model's own graph with another layer in the place of each; `block` is told how it will be called."""
         graph = getattr(self.model, "_functional", None) or self.model
         if not hasattr(graph, "_nodes_by_depth"):
@@ -253,7 +260,9 @@ class _House:
             if id(operation) not in made:
                 args, kwargs = substituted(node, lambda leaf: values[id(leaf)])
                 opens = can_be_opened(operation)
-                made[id(operation)] = block(operation, args, kwargs) if opens else self._leaf(operation)
+                known = copier.known(operation)
+                new = block(operation, args, kwargs) if opens else self._leaf(operation) if known is None else known
+                made[id(operation)] = new
             args, kwargs = substituted(node, lambda leaf: values[id(leaf)])
             outputs = tree.flatten(made[id(operation)](*args, **kwargs))
             values.update({id(old): new for old, new in zip(node.outputs, outputs, strict=True)})
@@ -360,6 +369,10 @@ class _House:
             here = [own for own in below if own.name == part]
             here = here or [own for own in self.model._flatten_layers() if own.name == part]
             yield from here
+
+
+def _size(weights: list[Any]) -> int:
+    return sum(int(np.prod(own.shape)) for own in weights)
 
 
 def _whole_layers(layer: Any, removal: Removal) -> Iterator[Any]:

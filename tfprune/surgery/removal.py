@@ -11,6 +11,8 @@ import numpy as np
 from tfprune.borders import public, warn
 from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.finite import check_finite_weights
+from tfprune.graph.opened import is_opened
+from tfprune.graph.walk import functional
 from tfprune.masking import refuse_masked
 from tfprune.repair import Repair, find_repair
 from tfprune.surgery.biases import moved_biases
@@ -40,6 +42,9 @@ def remove(
     - "affine": every unit is guessed from those that are left;
     - "least_squares": the next kernel is refitted so that its output stays what it was. The one to recommend: half of
       the units of a small network often go at a loss of one or two points, without any training.
+
+    Where a constant has nowhere to go, the layer gets a bias; but where blocks were opened "least_squares" does without
+    it, so that a class that builds its layers without biases can hold the result.
 
     Layers that are cut are built anew from their configuration; all others are copied with everything that they hold.
     What cannot be copied is shared by both models, with a warning.
@@ -106,7 +111,9 @@ def cut_out(
     repairs = repair.guess is not None and not on.all()
     if repairs:
         check_finite_weights(graph.model)
-    cut = Cut(graph, on, needs_bias(graph, on) if repairs else ())
+    # A bias more would take an opened model its class. What refits the kernel hardly needs it.
+    with_bias = repairs and not (repair.refits and is_opened(functional(graph.model)))
+    cut = Cut(graph, on, needs_bias(graph, on) if with_bias else ())
     if repairs:
         Repairer(cut, repair, data, sequential=sequential, warns=warns).run()
     return cut
