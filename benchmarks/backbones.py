@@ -12,6 +12,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import numpy as np
 from keras import tree
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
@@ -27,13 +28,14 @@ Small ones of each family, built from numbers alone (two layers of width 32 with
 where the family has such), with random weights. A layer of keras_hub is made of layers; it is opened, so that its units
 are found like those of any other layer. Groups: *feed-forward* (48 units each), *heads* (as many units as heads; of
 grouped queries a key-value head with its queries), *inside heads* (channels of keys with queries, or of values),
-*width* (the stream that blocks add to), *other*. Left: `keep_top(weight_norm, 0.5, uniform=True)` of all groups.
-Form: where the result lives, see `remove`; in brackets where half of the feed-forward units alone go, which a
-constructor can mostly say. The difference is the largest one between the removed and the masked model's outputs,
+*width* (the stream that blocks add to), *other*. *Blocks* are the residual branches that can go. Left:
+`keep_top(weight_norm, 0.5, uniform=True)` of all groups. Form: where the result lives, see `remove`; in brackets where
+half of the feed-forward units alone go, and where the last half of the layers goes (`keep_layers`), which a constructor
+can mostly say. The difference is the largest one between a removed and the masked model's outputs, of the three cuts,
 relative to the largest output, float32. Made by `python benchmarks/backbones.py --write`.
 
-| family | feed-forward | heads | inside heads | width | other | parameters | left | form | difference |
-|---|---:|---:|---:|---:|---:|---:|---:|---|---:|
+| family | feed-forward | heads | inside heads | width | other | blocks | parameters | left | form | difference |
+|---|---:|---:|---:|---:|---:|---:|---:|---:|---|---:|
 """
 KINDS = ("feed-forward", "heads", "inside heads", "width", "other")
 REASONS = {
@@ -59,14 +61,22 @@ def row_of(name):
     if not len(graph):
         return _refused(name, REASONS.get(name) or next(iter(graph.walls.values())))
     counts = [sum(kind_of(group) == kind for group in graph.values()) for kind in KINDS]
-    mask = tfp.keep_top(tfp.saliency.weight_norm(model), 0.5, uniform=True)
-    off = tfp.with_on_nodes(model)([*tree.flatten(x), graph.on_nodes(mask)], training=False)
-    small = tfp.remove(model, mask)
-    form, narrow = form_of(small), half_of_feed_forward(graph)
-    alone = form_of(tfp.remove(model, narrow)) if narrow else form
-    form = form if alone == form else f"{form} ({alone})"
-    found = difference(small(x, training=False), off)
-    cells = [*(str(count or "") for count in counts), f"{model.count_params():,}", f"{small.count_params():,}"]
+    counts.append(len(graph.blocks))
+    masks = [tfp.keep_top(tfp.saliency.weight_norm(model), 0.5, uniform=True), half_of_feed_forward(graph)]
+    if len(graph.layers_of_blocks) > 1:
+        last = {graph.blocks_name: -np.arange(len(graph.blocks), dtype=float)}
+        masks.append(tfp.keep_layers(model, last, len(graph.layers_of_blocks) // 2))
+    masked = tfp.with_on_nodes(model, [*graph, *([graph.blocks_name] if graph.blocks else [])])
+    everything = {name: np.ones(size, bool) for name, size in graph.sizes_with_blocks.items()}
+    forms, found, left = [], 0.0, 0
+    for mask in filter(len, masks):
+        off = masked([*tree.flatten(x), graph.on_nodes({**everything, **mask})], training=False)
+        small = tfp.remove(model, mask)
+        found = max(found, difference(small(x, training=False), off))
+        left = left or small.count_params()
+        forms.append(form_of(small))
+    form = forms[0] + (f" ({', '.join(forms[1:])})" if len(set(forms)) > 1 else "")
+    cells = [*(str(count or "") for count in counts), f"{model.count_params():,}", f"{left:,}"]
     return f"| {name} | {' | '.join(cells)} | {form} | {found:.2g} |"
 
 
@@ -78,7 +88,7 @@ def form_of(model):
 
 
 def _refused(name, reason):
-    return f"| {name} | not read: {reason} | | | | | | | | |"
+    return f"| {name} | not read: {reason} | | | | | | | | | |"
 
 
 def table(names, say=print):

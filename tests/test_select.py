@@ -428,7 +428,11 @@ def test_keep_budget_leaves_a_side_whose_partner_has_no_scores():
         ),
         (None, {"parameters": 0.5, "round_to": 0}, "round_to: expected a positive integer, received 0"),
         (None, {"parameters": 0.5, "min_share": 1.5}, "min_share: expected a fraction from 0 to 1, received 1.5"),
-        (None, {"parameters": 0.5, "normalise": "layer"}, "normalise: expected 'group', 'cost' or None, received 'layer'"),
+        (
+            None,
+            {"parameters": 0.5, "normalise": "layer"},
+            "normalise: expected 'group', 'cost' or None, received 'layer'",
+        ),
         (None, {"parameters": 0.3, "min_share": 0.8}, "a share of 0.3 cannot be reached.*min_share=0.8"),
         (None, {"flops": 0.01}, "flops: a share of 0.01 cannot be reached"),
         (None, {"parameters": 0.5, "min_units": 0}, "min_units: expected a positive integer"),

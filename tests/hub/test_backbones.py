@@ -9,6 +9,7 @@ from hub_nets import BACKBONES, difference, half_of_feed_forward, inputs_of, mov
 from keras import tree
 
 import tfprune as tfp
+from tfprune import LayerValues
 from tfprune.graph.opened import is_opened
 from tfprune.graph.walk import functional
 from tfprune.repair import find_repair
@@ -76,6 +77,44 @@ def test_the_class_stays_where_blocks_stay_alike(name):
     again = type(small).from_config(small.get_config())
     again.set_weights(small.get_weights())
     assert difference(run(again, x), run(small, x)) == 0.0
+
+
+LAYERS_ALIKE = [
+    name for name in KEEPS_CLASS if name not in ("Albert", "DebertaV3", "RoformerV2", "T5", "Bart", "Whisper", "CLIP")
+]
+"""Those of them that have one stack of layers of their own, all of which are blocks."""
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name not in (*NOT_OPENED, *NOT_READ)])
+def test_blocks_masked_are_removed(name):
+    model = net(name)
+    graph, x = tfp.unit_groups(model), inputs_of(model)
+    if len(graph.blocks) < 2:
+        pytest.skip("it has no two blocks that could go")
+    mask = LayerValues({graph.blocks_name: np.arange(len(graph.blocks)) % 2 == 1})
+    off = run(tfp.with_on_nodes(model, graph.blocks_name), [*tree.flatten(x), mask.flat[None].astype("float32")])
+    small = tfp.remove(model, mask)
+    assert difference(run(small, x), off) < 1e-5
+    # Weights that the code does not use are not in a graph.
+    read = {id(own) for own in functional(model).weights}
+    unread = sum(int(np.prod(own.shape)) for own in model.weights if id(own) not in read)
+    counted = tfp.graph.count_parameters(graph, mask)
+    assert small.count_params() in (counted, counted - unread) and counted < model.count_params()
+    assert difference(run(model, x), off) > 1e-3
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+@pytest.mark.parametrize("name", LAYERS_ALIKE)
+def test_the_class_stays_with_fewer_layers(name, place):
+    model = net(name)
+    graph, x = tfp.unit_groups(model), inputs_of(model)
+    values = np.arange(len(graph.blocks), dtype=float)
+    mask = tfp.keep_layers(model, {"blocks": -values if place == "first" else values}, 1)
+    small = tfp.remove(model, mask)
+    assert tfp.form_of(small).name == "class", tfp.form_of(small).refused
+    assert type(small) is type(model) and small.num_layers == 1
+    off = run(tfp.with_on_nodes(model, "blocks"), [*tree.flatten(x), mask.flat[None].astype("float32")])
+    assert difference(run(small, x), off) < 1e-5
 
 
 def test_what_is_not_opened_says_why():

@@ -61,6 +61,66 @@ def test_a_cut_task_is_a_task_of_its_class(name):
     assert difference(model(x), masked) > 1e-3
 
 
+@pytest.mark.parametrize("name", [name for name in TASKS if "Bart" not in name])
+def test_a_task_with_fewer_layers_is_of_its_class(name):
+    model = task(name)
+    x, graph = inputs_of(model), tfp.unit_groups(model)
+    if "Masked" in name:
+        x["mask_positions"] = np.array([[1, 3]] * 3, "int32")
+    mask = tfp.keep_layers(model, {"blocks": np.arange(len(graph.blocks), dtype=float)}, 1)
+    small, _ = cut(model, mask)
+    assert tfp.form_of(small).name == "class", tfp.form_of(small).refused
+    assert small.backbone.num_layers == 1 and small.count_params() == tfp.graph.count_parameters(graph, mask)
+    off = tfp.with_on_nodes(model, "blocks")([*tree.flatten(x), mask.flat[None].astype("float32")])
+    assert difference(small(x), off) < 1e-5
+
+
+def test_a_task_generates_with_fewer_layers_and_units(llama):
+    graph = tfp.unit_groups(llama)
+    layers = tfp.keep_layers(llama, {"blocks": np.arange(len(graph.blocks), dtype=float)}, 1)
+    small, _ = cut(llama, LayerValues({**half_of_feed_forward(graph), **layers}))
+    assert tfp.form_of(small).name == "class"
+    small.compile(sampler="greedy")
+    given = {"token_ids": np.array([[3, 4, 0, 0, 0]], "int32"), "padding_mask": np.array([[1, 1, 0, 0, 0]], "int32")}
+    said = np.asarray(small.generate(given, stop_token_ids=None)["token_ids"])
+    for place in range(2, 5):
+        full = {"token_ids": said, "padding_mask": np.ones_like(said)}
+        assert said[0, place] == np.argmax(np.asarray(small(full))[0, place - 1])
+
+
+@pytest.mark.parametrize("name", ["LlamaCausalLM", "GPT2CausalLM", "BertTextClassifier"])
+def test_least_squares_keeps_the_class(name):
+    model = task(name)
+    graph, data = tfp.unit_groups(model), inputs_of(model, 24, seed=3)
+    mask = half_of_feed_forward(graph)
+    small = tfp.remove(model, mask, repair="least_squares", data=data)
+    assert tfp.form_of(small).name == "class" and type(small) is type(model)
+    plain = tfp.remove(model, mask)
+    x = inputs_of(model, 8, seed=4)
+    assert difference(small(x), model(x)) != difference(plain(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["LlamaCausalLM", "GPT2CausalLM"])
+def test_no_weight_is_held_twice(name):
+    """An embedding that is read backwards is one weight in every form."""
+    model = task(name)
+    graph = tfp.unit_groups(model)
+    width = next(own for own in graph if "embedding" in own)
+    masks = [
+        {width: np.arange(graph[width].size) % 4 > 0},
+        {"blocks": np.arange(len(graph.blocks)) % 2 == 1},
+        {"blocks": np.arange(len(graph.blocks)) < 2},
+    ]
+    for mask in masks:
+        for form in ("auto", "layers", "copy", "graph"):
+            try:
+                small = tfp.remove(model, LayerValues(mask), form=form)
+            except ValueError as refusal:
+                assert "cannot be cut in the form" in str(refusal)
+                continue
+            assert small.count_params() == tfp.graph.count_parameters(graph, mask), form
+
+
 def test_units_of_the_head_go_too():
     model = task("RobertaTextClassifier")
     graph = tfp.unit_groups(model)

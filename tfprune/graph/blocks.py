@@ -234,7 +234,10 @@ class _Finder:
         return [self._nodes[number] for number in sorted(inside)]
 
     def _norm_behind(self, addition: Any, stream: Any) -> Any:
-        """Returns the norm that alone reads an addition, if what the block begins from has gone through one, too."""
+        """Returns the norm that alone reads an addition, if it is one of those that blocks end with.
+
+        So it is where what the block begins from has gone through one, too, or where the next block begins from it.
+        """
         output = addition.outputs[0]
         readers = self._readers.get(id(output), [])
         if len(readers) != 1 or id(output) in self._outputs:
@@ -243,6 +246,8 @@ class _Finder:
         while before is not None and isinstance(before.operation, _PASSING):
             before = self._maker_of(before.input_tensors[0])
         same = before is not None and type(before.operation) is type(norm.operation)
+        behind = [own for tensor in norm.outputs for own in self._readers.get(id(tensor), ())]
+        same = same or any(isinstance(self._nodes[own].operation, _ADDITIONS) for own in behind)
         return norm if same and isinstance(norm.operation, _NORMS) and len(norm.input_tensors) == 1 else None
 
     def _name(self, inside: list[Any]) -> str:
