@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from support import language_report as report
-from support.language_study import KINDS, NETS, SCORES, Sizes, again, corpus_of, cut, look, train
+from support.language_study import BEST, KINDS, NETS, SCORES, Sizes, again, corpus_of, cut, look, train
 from support.on_lstm_corpora import read_text
 from support.settings import read_settings, save_settings
 
@@ -41,6 +41,7 @@ class Settings:
         sizes: How large net and corpus are, and how long it learns.
         shares: What fractions of the units go.
         kinds: What is cut.
+        scores: By what units are chosen, beside least squares; blocks and layers by gradient and loss change.
         share_said: The fraction without which the nets generate text.
         text: File of a text, one sentence to a line; without it sentences are generated.
         encoding: Encoding of the text.
@@ -51,8 +52,9 @@ class Settings:
     net: str = "llama"
     seeds: list[int] = dataclasses.field(default_factory=lambda: [0])
     sizes: Sizes = dataclasses.field(default_factory=Sizes)
-    shares: list[float] = dataclasses.field(default_factory=lambda: [0.5, 0.75])
+    shares: list[float] = dataclasses.field(default_factory=lambda: [0.5])
     kinds: list[str] = dataclasses.field(default_factory=lambda: list(KINDS))
+    scores: list[str] = dataclasses.field(default_factory=lambda: ["weight_norm", "on_nodes_gradient"])
     share_said: float = 0.5
     text: Path | None = None
     encoding: str = "utf-8"
@@ -68,11 +70,17 @@ class Settings:
             raise ValueError(f"shares: expected fractions between 0 and 1, received {self.shares}.")
         if not self.kinds or not set(self.kinds) <= set(KINDS):
             raise ValueError(f"kinds: expected some of {', '.join(KINDS)}, received {self.kinds}.")
+        if not set(self.scores) <= set(SCORES["heads"]):
+            raise ValueError(f"scores: expected some of {', '.join(SCORES['heads'])}, received {self.scores}.")
         if self.workers < 0:
             raise ValueError(f"workers: expected at least 0, received {self.workers}.")
         self.sizes.check()
         if self.text is not None:
             read_text(self.text, self.encoding)
+
+    def scores_of(self, kind: str) -> list[str]:
+        """The scores of one kind of units."""
+        return [own for own in SCORES[kind] if own in self.scores or own == BEST[kind]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -101,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(report.training_table(trained))
         fixed["models"] = {str(run.seed): str((run.folder / "model.keras").resolve()) for run in trained}
         cutting = fixed | {"shares": settings.shares}
-        every = [{"kind": [kind], "score": list(SCORES[kind]), **seeds} for kind in settings.kinds]
+        every = [{"kind": [kind], "score": settings.scores_of(kind), **seeds} for kind in settings.kinds]
         cuts = grid(cut, "cuts", every, fixed=cutting)
         after = grid(again, "trained_again", {"kind": settings.kinds, **seeds}, fixed=cutting)
         looks = grid(look, "looks", seeds, fixed=fixed | {"share": settings.share_said})

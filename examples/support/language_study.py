@@ -24,7 +24,7 @@ SCORES = {
     **dict.fromkeys(KINDS[:3], ("random", "weight_norm", "activation_std", "on_nodes_gradient", "least_squares")),
     **dict.fromkeys(KINDS[3:], ("on_nodes_gradient", "loss_change")),
 }
-"""The scores that say something of each kind of units."""
+"""The scores that say something of each kind of units, the last one always taken."""
 BEST = {kind: scores[-1] for kind, scores in SCORES.items()}
 """The score with which each kind is trained again, and generates."""
 NETS = ("llama", "gpt2")
@@ -320,8 +320,8 @@ def look(
 
     Returns:
         "heads" `(layers, heads)` and "blocks" `(layers, 2)`, the change of the held-out loss when one is off; for the
-        whole net and for each kind that keeps its class: parameters, tokens per second, bytes of the weights and of
-        the cache of a sequence, and what it says to the prompts.
+        whole net, and without a share of feed-forward units, of layers and of both, which keep the class: parameters,
+        tokens per second, bytes of the weights and of the cache of a sequence, and what it says to the prompts.
     """
     sizes, whole = Sizes(**sizes), read(models[str(seed)])
     corpus, graph = corpus_of(text, encoding, sizes), tfp.unit_groups(whole)
@@ -330,12 +330,16 @@ def look(
     blocks = tfp.saliency.loss_change(whole, data, layers=graph.blocks_name, loss=LOSS)[graph.blocks_name]
     result = {"heads": np.stack(list(heads.values())), "blocks": blocks.reshape(sizes.num_layers, -1)}
     said = {"whole": speed(whole, corpus, sizes)}
-    for kind in ("feed-forward", "heads", "layers"):
+    masks = {}
+    for kind in ("feed-forward", "layers"):
         mask = mask_of(whole, kind, scores_of(whole, kind, BEST[kind], corpus, sizes, seed), share)
-        if mask is not None:
-            small = removed(whole, kind, mask, corpus, sizes)
-            train_again(small, corpus, sizes)
-            said[kind] = speed(small, corpus, sizes)
+        masks |= {kind: mask} if mask is not None else {}
+    if len(masks) == 2:
+        masks["feed-forward and layers"] = LayerValues({**masks["feed-forward"], **masks["layers"]})
+    for kind, mask in masks.items():
+        small = removed(whole, kind, mask, corpus, sizes)
+        train_again(small, corpus, sizes)
+        said[kind] = speed(small, corpus, sizes)
     return result | {"said": said}
 
 
