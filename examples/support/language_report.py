@@ -146,6 +146,6 @@ def draw_map(heads: np.ndarray, blocks: np.ndarray, path: Path) -> None:
         middle = (values.min() + values.max()) / 2
         for (row, column), value in np.ndenumerate(values):
             colour = "black" if value > middle else "white"
-            own.text(column, row, f"{value:.3f}"[:5], ha="center", va="center", fontsize=8, color=colour)
+            own.text(column, row, f"{value:.3f}", ha="center", va="center", fontsize=8, color=colour)
         figure.colorbar(picture, ax=own, label="nats per token")
     plots.save_figure(figure, path)

@@ -210,6 +210,33 @@ def test_callbacks(name):
     model.fit(x, y, epochs=1, batch_size=6, verbose=0, callbacks=[sparse])
 
 
+@pytest.mark.filterwarnings("ignore:data. repair .* has")
+@pytest.mark.parametrize("name", of_all())
+def test_checkpoints_and_early_stopping(name, tmp_path):
+    """What Keras keeps of a model that is pruned while it trains is what is cut out of it afterwards."""
+    model, x, y = case(name)
+    prune = PruneDuringTraining(saliency.weight_norm, schedules.constant(0.5), (x, y))
+    callbacks = [
+        prune,
+        keras.callbacks.ModelCheckpoint(tmp_path / "best.weights.h5", monitor="loss", save_weights_only=True),
+        keras.callbacks.EarlyStopping(monitor="loss", patience=0, restore_best_weights=True),
+        keras.callbacks.BackupAndRestore(tmp_path / "backup"),
+    ]
+    model.fit(x, y, epochs=3, batch_size=6, verbose=0, callbacks=callbacks)
+    expected = outputs_of(model, x)
+    assert difference(expected, outputs_of(tfprune.remove(model, prune.mask), x)) < 1e-4
+    again = made(name)
+    again(tensors(x))
+    again.load_weights(tmp_path / "best.weights.h5")
+    row = tfprune.unit_groups(again).on_nodes(prune.mask)
+    assert difference(outputs_of(again, x), masked_outputs(tfprune.with_on_nodes(again), x, row)) < 1e-4
+    # A mask does not hang on the model: the cut net trains on, with its optimizer.
+    small = tfprune.remove(model, prune.mask, keep_optimizer=True)
+    history = small.fit(x, y, epochs=1, batch_size=6, verbose=0, callbacks=[keras.callbacks.TerminateOnNaN()])
+    assert np.isfinite(history.history["loss"][0])
+    assert int(small.optimizer.iterations) == int(model.optimizer.iterations) + 2
+
+
 @pytest.mark.parametrize("name", of_all())
 def test_remove_dead_and_widen(name):
     model, x, _ = case(name)

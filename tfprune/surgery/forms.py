@@ -143,9 +143,18 @@ def _housed(rebuilt: Rebuild, form: str) -> keras.Model:
             return model
     told = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
     raise ValueError(
-        f"form: model {rebuilt.graph.model.name!r} cannot be cut in the form {form!r} ({told}). Cut other groups, or "
-        "take another form."
+        f"form: model {rebuilt.graph.model.name!r} cannot be cut in the form {form!r} ({told}). Cut are units of "
+        f"{_changed_groups(rebuilt)}: cut other groups, as many of each in all blocks (uniform=True), or take another "
+        "form."
     )
+
+
+def _changed_groups(rebuilt: Rebuild, most: int = 6) -> str:
+    """Returns the names of the groups of which units went."""
+    graph, on = rebuilt.graph, rebuilt.on if isinstance(rebuilt, Cut) else np.ones(0, bool)
+    starts = {name: graph[name].start for name in graph.sizes_with_blocks}
+    names = [name for name, start in starts.items() if not on[start : start + graph[name].size].all()]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class _House:
