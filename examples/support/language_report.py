@@ -107,12 +107,15 @@ def draw_curves(
     cuts: GridResults, trained: GridResults, kinds: Sequence[str], shares: Sequence[float], whole: float, path: Path
 ) -> None:
     """Perplexity against the share that is gone: a panel for each kind, a line for each score."""
-    title = "Held-out perplexity of the cut net; the grey line is the whole one"
+    title = "Held-out perplexity of the cut net, repaired by least squares; the grey line is the whole net"
     figure, panels = panels_of(len(kinds), title, size=(3.4, 3.6))
     for axes, kind in zip(panels, kinds, strict=True):
-        units = kind not in ("blocks", "layers")
-        way = "least_squares" if units else "zero"
-        lines = {NAMES[score]: (cuts, way, {"score": score}, _COLOURS[score], "o-") for score in SCORES[kind]}
+        lines = {}
+        for score in SCORES[kind]:
+            own = (cuts, "least_squares", {"score": score}, _COLOURS[score], "o-")
+            lines[NAMES[score]] = own
+        best = BEST[kind]
+        lines[f"{NAMES[best]}, not repaired"] = (cuts, "zero", {"score": best}, _COLOURS[best], "x:")
         lines["trained for some steps"] = (trained, "trained", {}, "black", "s--")
         for label, (results, own, settings, colour, style) in lines.items():
             values = [at(results, place, own, kind=kind, **settings) for place in range(len(shares))]
@@ -120,8 +123,7 @@ def draw_curves(
             if points:
                 axes.plot(*zip(*points, strict=True), style, color=colour, label=label, markersize=4)
         axes.axhline(whole, color="0.6", linewidth=1)
-        axes.set(title=f"{kind}, repaired by least squares" if units else kind, xlabel="share that is gone")
-        axes.title.set_fontsize(9)
+        axes.set(title=kind, xlabel="share that is gone")
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(ScalarFormatter())

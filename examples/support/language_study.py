@@ -220,7 +220,7 @@ def cut(
 
     Returns:
         For each share, None where nothing goes: parameters, and perplexity with the repairs "zero", which is that of
-        the masked net, and "least_squares", for units.
+        the masked net, and "least_squares".
     """
     sizes, whole = Sizes(**sizes), read(models[str(seed)])
     corpus = corpus_of(text, encoding, sizes)
@@ -241,16 +241,12 @@ def cut(
             found.append(None)
             continue
         own = {"parameters": count_parameters(graph, mask), "zero": math.exp(min(next(losses), 50.0))}
-        if kind not in ("blocks", "layers"):
-            own["least_squares"] = perplexity(removed(whole, kind, mask, corpus, sizes), corpus, sizes)
-        found.append(own)
+        found.append(own | {"least_squares": perplexity(removed(whole, mask, corpus, sizes), corpus, sizes)})
     return {"cuts": found}
 
 
-def removed(whole: keras.Model, kind: str, mask: LayerValues, corpus: Corpus, sizes: Sizes) -> keras.Model:
-    """The smaller net: units by least squares, blocks and layers as they are."""
-    if kind in ("blocks", "layers"):
-        return tfp.remove(whole, mask)
+def removed(whole: keras.Model, mask: LayerValues, corpus: Corpus, sizes: Sizes) -> keras.Model:
+    """The smaller net, repaired by least squares."""
     data = inputs_and_targets(corpus.training[: sizes.num_scored])[0]
     with warnings.catch_warnings():
         # Of rows of many tokens few are enough; the table of tokens is read by no kernel that could be fitted.
@@ -269,7 +265,7 @@ def again(
     sizes: dict[str, Any],
     shares: list[float],
 ) -> dict[str, Any]:
-    """Cuts one kind of units, by least squares or, blocks and layers, by loss change, and trains for some steps.
+    """Cuts one kind of units, by least squares or, blocks and layers, by loss change, repairs and trains a little.
 
     Args: as for `cut`.
 
@@ -285,7 +281,7 @@ def again(
         if mask is None:
             found.append(None)
             continue
-        small = removed(whole, kind, mask, corpus, sizes)
+        small = removed(whole, mask, corpus, sizes)
         own = {"parameters": small.count_params(), "form": tfp.form_of(small).name}
         found.append(own | {"trained": train_again(small, corpus, sizes)})
     return {"cuts": found}
@@ -337,7 +333,7 @@ def look(
     if len(masks) == 2:
         masks["feed-forward and layers"] = LayerValues({**masks["feed-forward"], **masks["layers"]})
     for kind, mask in masks.items():
-        small = removed(whole, kind, mask, corpus, sizes)
+        small = removed(whole, mask, corpus, sizes)
         train_again(small, corpus, sizes)
         said[kind] = speed(small, corpus, sizes)
     return result | {"said": said}

@@ -39,7 +39,7 @@ def moved_biases(rebuilt: Rebuild) -> list[str]:
     """Returns what there is to say of every bias that goes astray in one of both models, the original or the other."""
     told = []
     for node in flat_nodes(rebuilt.graph.model):
-        if id(node) not in rebuilt.nodes:
+        if id(node) not in rebuilt.nodes or id(node.operation) not in rebuilt.operations:
             continue
         # A repair may have added a bias.
         for old, new in itertools.zip_longest(_sums(node), _sums(rebuilt.nodes[id(node)])):

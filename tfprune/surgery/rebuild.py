@@ -292,6 +292,10 @@ class Cut(Rebuild):
         if id(node) in self.removal.operands or id(node) in self.removal.passed:
             left = [own for own in tree.flatten((args, kwargs)) if own is not None]
             if id(node) in self.removal.passed:
+                history = left[0]._keras_history
+                if not isinstance(history.operation, keras.layers.InputLayer):
+                    # What makes the tensor stands for what gave on the block.
+                    self.nodes[id(node)] = history.operation._inbound_nodes[history.node_index]
                 return left
             args, kwargs = (left,), {}
         return super()._call(node, args, kwargs)

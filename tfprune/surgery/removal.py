@@ -43,6 +43,8 @@ def remove(
     - "least_squares": the next kernel is refitted so that its output stays what it was. The one to recommend: half of
       the units of a small network often go at a loss of one or two points, without any training.
 
+    Behind whole blocks that are cut "least_squares" refits what reads the stream; the other repairs leave it.
+
     Where a constant has nowhere to go, the layer gets a bias; but where blocks were opened "least_squares" does without
     it, so that a class that builds its layers without biases can hold the result.
 

@@ -94,7 +94,10 @@ class Repairer:
         self._pending: set[int] = set()
 
     def run(self) -> None:
-        """Repairs every site that the cut has changed anything for."""
+        """Repairs every site that the cut has changed anything for.
+
+        What refits kernels refits those behind a block that is gone, too.
+        """
         sites = find_sites(self._cut)
         self._followers.watch(sites)
         _warn_of_unread(self._cut, sites, self._repair.name)
@@ -107,7 +110,8 @@ class Repairer:
             new_norm = None if norm is None else self._cut.operations[id(norm)]
             kernels = [Kernel(self._cut, old, new, new_norm) for old, new in site.kernels]
             lost = any(not kernel.rows.all() for kernel in kernels)
-            if lost or (self._repair.refits and self._sequential and site.before & changed):
+            other = site.behind_gone or site.before & changed
+            if lost or (self._repair.refits and self._sequential and other):
                 self._plan(sites, done | {site})
                 self._pending = {id(other.new) for other in sites if other not in done}
                 self._site(site, kernels, done)

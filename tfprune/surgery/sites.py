@@ -27,6 +27,7 @@ class Site:
         new_nodes: those of the new one, in the same order.
         kernels: the readings of both layers, side by side.
         before: the sites that run before this one.
+        behind_gone: whether blocks that are gone ran before it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Site:
     new_nodes: list[Any]
     kernels: list[tuple[Reading, Reading]]
     before: set[Site] = field(default_factory=set)
+    behind_gone: bool = False
 
 
 def find_sites(cut: Cut) -> list[Site]:
@@ -44,7 +46,7 @@ def find_sites(cut: Cut) -> list[Site]:
     calls: dict[int, list[Any]] = {}
     for node in flat_nodes(model):
         # With a block its readers go.
-        if id(node) in cut.nodes:
+        if id(node) in cut.nodes and id(node) not in cut.removal.passed:
             calls.setdefault(id(node.operation), []).append(node)
     sites = []
     for nodes in calls.values():
@@ -54,6 +56,7 @@ def find_sites(cut: Cut) -> list[Site]:
             sites.append(Site(old.name, old, new, nodes, [cut.nodes[id(node)] for node in nodes], kernels))
     for site in sites:
         running = ancestors(model, {id(node) for node in site.old_nodes})
+        site.behind_gone = not cut.removal.nodes.isdisjoint(running)
         site.before = {other for other in sites if other is not site and any(id(n) in running for n in other.old_nodes)}
     # What runs before a site has fewer sites before it. A shortcut's projection comes before the longer branch.
     return sorted(sites, key=lambda site: len(site.before))
