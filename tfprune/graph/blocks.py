@@ -41,8 +41,6 @@ class Block:
         operand: the tensor that the branch gives to the addition.
         stream: another operand: what the block begins from, or was made of that.
         norm: the node of the norm behind the addition that belongs to the block, or None.
-        nodes: all nodes that are not needed without the block, that of the norm too; what is called inside a nested
-            model is not among them.
         batch: where the samples lie in `operand`.
     """
 
@@ -52,7 +50,6 @@ class Block:
     operand: Any
     stream: Any
     norm: Any
-    nodes: tuple[Any, ...]
     batch: Batch
 
 
@@ -102,7 +99,6 @@ class Removal:
         nodes: the `id`s of the nodes that are not run any more, inside nested models too.
         operands: for the `id` of each addition, the `id`s of the operands that go.
         passed: the `id`s of the nodes that give on what enters them: additions with one operand left, and norms.
-        operations: the `id`s of the operations that are not called any more.
         variables: the `id`s of the weights that nothing needs any more.
         used: the `id`s of those that are still needed.
     """
@@ -119,7 +115,6 @@ class Removal:
             if block.norm is not None:
                 self.passed.add(id(block.norm))
         self.nodes: set[int] = set()
-        self.operations: set[int] = set()
         self.variables: set[int] = set()
         self.used: set[int] = set()
         if blocks:
@@ -140,15 +135,14 @@ class Removal:
                 self._find(functional(node.operation), seen)
 
     def _gather(self, model: keras.Model) -> None:
-        gone, left, variables, kept = set(), set(), set(), set()
+        variables: set[int] = set()
         for hangs_on, node in calls_in(model):
             goes = not self.nodes.isdisjoint(hangs_on)
             if goes:
                 self.nodes.add(hangs_on[-1])
             goes = goes or hangs_on[-1] in self.passed
-            (gone if goes else left).add(id(node.operation))
-            (variables if goes else kept).update(id(own) for own in getattr(node.operation, "variables", ()))
-        self.operations, self.variables, self.used = gone - left, variables - kept, kept
+            (variables if goes else self.used).update(id(own) for own in getattr(node.operation, "variables", ()))
+        self.variables = variables - self.used
 
 
 class _Finder:
@@ -193,13 +187,13 @@ class _Finder:
             if not inside or output.shape[-1] is None or batch is None or batch.axis == len(output.shape) - 1:
                 continue
             norm = self._norm_behind(node, streams[0]) if len(operands) == 2 else None
-            nodes = (*inside, *([] if norm is None else [norm]))
-            names = [self._prefix + name_of(own.operation) for own in nodes if getattr(own.operation, "weights", ())]
+            held = [own.operation for own in (*inside, *([] if norm is None else [norm]))]
+            names = [self._prefix + name_of(own) for own in held if getattr(own, "weights", ())]
             if not names:
                 continue
             self._began[id((norm or node).outputs[0])] = streams[0]
             names = tuple(dict.fromkeys(names))
-            yield Block(self._name(inside), names, node, operand, streams[0], norm, nodes, batch)
+            yield Block(self._name(inside), names, node, operand, streams[0], norm, batch)
 
     def _begins_from(self, operand: Any, stream: Any) -> bool:
         """Whether an operand hangs on a tensor, or on what blocks and dropout have made it from."""
