@@ -839,6 +839,16 @@ def squeeze_excitation():
 
 
 @net
+def resized_by_op():
+    """A picture that is made larger by an operation, not by a layer."""
+    x = keras.Input((4, 4, 2), name="x")
+    h = layers.Conv2D(5, 3, activation="relu", name="small")(x)
+    h = keras.ops.image.resize(h, (4, 4), interpolation="nearest")
+    h = layers.Conv2D(4, 3, activation="tanh", name="large")(h)
+    return x, Dense(2, name="out")(layers.Flatten(name="flatten")(h))
+
+
+@net
 def spatial_gate():
     """A gate of one channel that is stretched over all units."""
     x = keras.Input((5, 5, 2), name="x")

@@ -578,6 +578,68 @@ def residual():
     return keras.Model(inputs, head(layers.GlobalMaxPooling2D()(x)), name="residual")
 
 
+class RepeatedToken(layers.Layer):
+    """A class token that is repeated for each sample, as k3im does it."""
+
+    def build(self, shape):
+        self.token = self.add_weight(shape=(1, 1, shape[-1]), initializer="random_normal", name="token")
+
+    def call(self, x):
+        return ops.concatenate([ops.repeat(self.token, ops.shape(x)[0], axis=0), x], axis=1)
+
+
+class Windows(layers.Layer):
+    """A feed-forward part inside windows of a picture, reshaped there and back by sizes alone, added to what came."""
+
+    def __init__(self, window, **kwargs):
+        super().__init__(**kwargs)
+        self.window = window
+        self.up, self.down = layers.Dense(7, "relu", name="up"), None
+
+    def build(self, shape):
+        self.sizes = shape[1:]
+        self.down = layers.Dense(shape[-1], name="down")
+        self.up.build((*shape[:-1], shape[-1]))
+        self.down.build((*shape[:-1], 7))
+
+    def call(self, x):
+        (height, width, channels), own = self.sizes, self.window
+        y = ops.reshape(x, (-1, height // own, own, width // own, own, channels))
+        y = ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, own * own, channels))
+        y = ops.reshape(self.down(self.up(y)), (-1, height // own, width // own, own, own, channels))
+        return x + ops.reshape(ops.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, height, width, channels))
+
+
+@net(of_numbers(4, 4, 3), "first", "windows/up", forms=("copy",))
+def windows_and_token():
+    inputs = keras.Input((4, 4, 3), name="image")
+    x = Windows(2, name="windows")(layers.Dense(6, name="first")(inputs))
+    x = ops.image.resize(x, (2, 2), interpolation="bilinear")
+    x = layers.Reshape((4, 6))(x)
+    x = RepeatedToken(name="token")(x)
+    x = layers.Dense(5, "gelu", name="behind")(x)
+    return keras.Model(inputs, head(layers.Flatten()(x)), name="windows_and_token")
+
+
+class LastStep(layers.Layer):
+    """As in keras-tcn: a Lambda whose function holds the layer around it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.one, self.two = layers.Conv1D(8, 3, padding="causal", name="one"), layers.Conv1D(6, 3, name="two")
+        self.place = -1
+        self.pick = layers.Lambda(lambda t: t[:, self.place, :], name="pick")
+
+    def call(self, x):
+        return self.pick(self.two(ops.relu(self.one(x))))
+
+
+@net(of_steps(3), "last_step/one", forms=("plain", "copy"))
+def last_step():
+    inputs = keras.Input((LENGTH, 3), name="steps")
+    return keras.Model(inputs, head(LastStep(name="last_step")(inputs)), name="last_step")
+
+
 class RepVGG(layers.Layer):
     """Three branches, each with a norm, added before the activation."""
 

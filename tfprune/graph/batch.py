@@ -63,6 +63,11 @@ def _behind(node: Any, tensor: Any, known: dict) -> Batch | None:
         settings = node.operation.settings.items()
         if any(path[1:] == (0,) and all(axis == 0 for _, axis in axes) for path, (_, axes, _) in settings):
             return Batch()
+    if isinstance(node.operation, Sized) and isinstance(own, numpy.Repeat) and own.axis == 0:
+        settings = node.operation.settings.items()
+        if any(path == ("repeats",) and all(axis == 0 for _, axis in axes) for path, (_, axes, _) in settings):
+            # Of a single row each sample gets one.
+            return Batch() if node.input_tensors[0].shape[0] == 1 else None
     given = [(other, known[id(other)][1]) for other in node.input_tensors]
     given = [(other, batch) for other, batch in given if batch is not None]
     if not given:
@@ -78,7 +83,9 @@ def _aligned(given: list, tensor: Any) -> Batch | None:
     rank = len(tensor.shape)
     whole = [batch for other, batch in given if len(other.shape) == rank]
     if whole:
-        return whole[0] if len(set(whole)) == 1 else None
+        # As long as one that has a row for each sample, it has too.
+        same = len({batch.axis for batch in whole}) == 1
+        return Batch(whole[0].axis, all(batch.merged for batch in whole)) if same else None
     first, batch = given[0]
     same = batch.axis == 0 and rank > 0 and tensor.shape[0] == first.shape[0]
     return batch if same else None

@@ -171,6 +171,14 @@ def slice_of(step: Step, inputs: Signal, start_indices: Any, shape: Any = None) 
     return tuple(axes)
 
 
+@register(image.Resize)
+def resize(step: Step, images: Signal) -> Axes:
+    """Each channel by itself, along the spatial axes."""
+    axis = images.axis(-3 if step.operation.data_format == "channels_first" else -1)
+    step.fix_axes(images, "this axis is resized", keep=[axis])
+    return tuple(images.axes[k] if k == axis else None for k in range(images.rank))
+
+
 @register(image.ExtractPatches)
 def extract_patches(step: Step, images: Signal) -> Axes:
     """The channels of every position of a patch follow each other."""

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras.src import backend
 
-from tfprune.graph.batch import batch_of
+from tfprune.graph.batch import Batch, batch_of
 from tfprune.graph.nodes import substituted
 from tfprune.graph.probe import is_elementwise
 from tfprune.graph.walk import call_operation, functional, nodes_of
@@ -21,10 +21,10 @@ _MOST_CONTRIBUTIONS = 2**15
 
 
 class _PerPoint(NamedTuple):
-    """A tensor that is the same for every mask; its points lie along `axis`."""
+    """A tensor that is the same for every mask, and where its points lie."""
 
     tensor: Any
-    axis: int = 0
+    batch: Batch = Batch()
 
 
 class _PerMask(NamedTuple):
@@ -88,7 +88,7 @@ class SplitModel:
         self._elementwise = {id(layer) for layer in activations if is_elementwise(layer.activation)}
         known = [*self._graph.inputs, *(tensor for node in self._before for tensor in node.outputs)]
         self.boundary = [tensor for tensor in known if id(tensor) in read_after and id(tensor) in points_only]
-        self._axes = [batch_of(tensor, batches).axis for tensor in self.boundary]
+        self._batches = [batch_of(tensor, batches) for tensor in self.boundary]
 
     def _positions_of_units(self) -> dict[int, np.ndarray | None]:
         """Returns for each tensor that is a row of `on_nodes`, or taken from one, where each unit acts."""
@@ -140,8 +140,9 @@ class SplitModel:
         (*tensors, first_input), keras_masks = boundary
         num_points, num_masks = tf.shape(first_input)[0], tf.shape(masks)[0]
         values: dict[int, Any] = {}
-        for reference, tensor, keras_mask, axis in zip(self.boundary, tensors, keras_masks, self._axes, strict=True):
-            values[id(reference)] = _PerPoint(_with_mask(tensor, keras_mask), axis)
+        given = zip(self.boundary, tensors, keras_masks, self._batches, strict=True)
+        for reference, tensor, keras_mask, batch in given:
+            values[id(reference)] = _PerPoint(_with_mask(tensor, keras_mask), batch)
         values[id(self._graph.inputs[self._position])] = _PerMask(masks)
         for node in self._masks_only:
             self._call_alike(node, values, _PerMask)
@@ -160,7 +161,7 @@ class SplitModel:
         own = [values[id(tensor)] for tensor in node.input_tensors]
         layer = node.operation
         plain = type(layer) is MeanReplacement and not layer.relative and len(own) == 2
-        if plain and isinstance(own[0], _PerPoint) and own[0].axis == 0 and isinstance(own[1], _PerMask):
+        if plain and isinstance(own[0], _PerPoint) and own[0].batch == Batch() and isinstance(own[1], _PerMask):
             positions = self._positions.get(id(node.input_tensors[1]))
             replacement = layer.replacement.value
             values[id(node.outputs[0])] = _Masked(own[0].tensor, own[1].tensor, replacement, layer.axis, positions)
@@ -199,7 +200,7 @@ class _Spread:
 
     def __call__(self, value: Any) -> Any:
         if isinstance(value, _PerPoint):
-            return self._with_mask_of(value.tensor, self._tiled(value.tensor, value.axis))
+            return self._with_mask_of(value.tensor, self._tiled(value.tensor, value.batch.axis))
         if isinstance(value, _PerMask):
             return tf.repeat(value.tensor, self._num_points, axis=0)
         return self._with_mask_of(value.h, self._multiplied(value)) if isinstance(value, _Masked) else value

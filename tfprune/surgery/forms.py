@@ -304,12 +304,18 @@ class _House:
             return known
         new = copier.layer(old)
         for name, value in vars(new).items():
-            if type(value) is int and (id(old), value) in self._replaced:
-                vars(new)[name] = self._replaced[id(old), value]
+            if type(value) is int or (type(value) is tuple and all(own is None or type(own) is int for own in value)):
+                vars(new)[name] = self._number_for(old, value)
         if isinstance(new, Functional) and self._changes(old):
             # A nested graph would insist on inputs as wide as they were.
             new.input_spec = None
         return new
+
+    def _number_for(self, old: Any, value: Any) -> Any:
+        """Returns what a number, or each of a tuple of them, that a layer holds has become."""
+        if isinstance(value, tuple):
+            return tuple(self._number_for(old, own) for own in value)
+        return self._replaced.get((id(old), value), value)
 
     def _closed(self) -> set[int]:
         return {id(own) for own in originals(self.opened).values()} if self._is_opened else set()

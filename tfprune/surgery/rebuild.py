@@ -237,12 +237,23 @@ class Rebuild:
 
     def new_variables(self) -> dict[int, Any]:
         """Returns the variable of the new model for the `id` of every variable of the old one."""
-        found = dict(self._copier.variables())
+        found = self._copied_variables()
         for old, new, added in self._pairs():
             own = [variable for variable in own_variables(new) if not (added and variable is new.bias)]
             for one, other in zip(own_variables(old), own, strict=True):
                 found.setdefault(id(one), other)
         return found
+
+    def _copied_variables(self) -> dict[int, Any]:
+        """Returns what stands for variables that were copied with layers of which nothing is cut.
+
+        A function may hold the layers around it: copies of weights that are cut, which nobody reads, are left out.
+        """
+        records = self.graph.records.weights
+        found = self._copier.variables()
+        return {
+            key: own for key, own in found.items() if key not in records or not self._any_changed(records[key].axes)
+        }
 
     def _pairs(self) -> list[tuple[Any, Any, bool]]:
         """Returns the rebuilt layers and those inside them: old, new, and whether the new one has got a bias."""
@@ -257,7 +268,7 @@ class Rebuild:
 
     def _carry(self) -> None:
         """Gives the rebuilt layers what their originals hold; copies have it already."""
-        pairs, copies = self._pairs(), self._copier.variables()
+        pairs, copies = self._pairs(), self._copied_variables()
         done = carry_weights(pairs, self._value, copies, self.verb)
         carry_flags(pairs)
         known = done | {id(variable) for variable in (*copies.values(), *self.graph.model.variables)}
