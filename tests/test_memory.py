@@ -37,6 +37,13 @@ def fresh_model():
     return model
 
 
+def _residual():
+    x = y = keras.Input((3,))
+    for _ in range(2):
+        y = keras.layers.Add()([y, keras.layers.Dense(3)(y)])
+    return keras.Model(x, y)
+
+
 def half(model):
     return tfprune.keep_top(saliency.weight_norm(model), 0.5)
 
@@ -58,6 +65,7 @@ def fitted(make):
 CALLS = {
     "compare": lambda model: tfprune.compare(model, tfprune.remove(model, half(model)), (X, Y), latency_runs=1),
     "keep_budget": lambda model: tfprune.keep_budget(model, saliency.weight_norm(model), parameters=0.5),
+    "keep_layers": lambda model: tfprune.keep_layers(_residual(), {"blocks": np.arange(2.0)}, 1),
     "keep_random": lambda model: tfprune.keep_random(tfprune.unit_groups(model), 0.5, seed=0),
     "remove": removed("zero"),
     "remove, mean": removed("mean"),

@@ -91,6 +91,7 @@ SIZES = {
     "merges": {"left_0": 3, "left_1": 3, "left_2": 3, "left_3": 3, "left_4": 3, "left_5": 3},
     "add_raw_input": {"second": 5},
     "squeeze_excitation": {"expand": 6, "reduce": 3, "project": 4},
+    "resized_by_op": {"small": 5, "large": 4},
     "spatial_gate": {"first": 5},
     "ops_arithmetic": {"left": 5},
     "constant_arrays": {"first": 5, "last": 4},
