@@ -158,6 +158,19 @@ def test_channels_that_meet_are_one_unit():
     assert merged == {f"left_{k}": [f"left_{k}", f"right_{k}"] for k in range(6)}
 
 
+def test_a_slice_may_hold_what_is_no_unit():
+    """A dot product is joined to units, and the whole is taken apart: places without a unit are no unit of their own."""
+    x = keras.Input((3,))
+    h = keras.layers.Dense(5, name="first")(x)
+    dot = keras.layers.Dot(1)([keras.layers.Dense(3, name="left")(h), keras.layers.Dense(3, name="right")(h)])
+    joined = keras.layers.Concatenate()([dot, h])
+    ahead = keras.layers.Dense(4, name="ahead")(joined[:, :2])
+    out = keras.layers.Dense(2, name="out")(keras.layers.Concatenate()([ahead, joined[:, 2:]]))
+    graph = unit_groups(keras.Model(x, out))
+    assert graph.num_units == 12 and sum(graph.sizes.values()) == 12
+    assert {name.split("#")[0] for name in graph} == {"first", "left", "ahead"}
+
+
 def test_a_layer_called_twice_unites_what_it_reads():
     """`shared` reads `one`, `other` and itself: all of them are one group of five units."""
     assert members_of(unit_groups(NETS["called_twice"]())) == {"one": ["one", "other", "shared"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tfprune.graph.ids import NOTHING
 from tfprune.graph.step import Records
 
 
@@ -14,7 +15,8 @@ def group_units(records: Records, labels: np.ndarray, removable: np.ndarray) -> 
     long as one unit of each group stays. Units come in the order in which the first member makes them.
     """
     emitters = list(records.emitters.values())
-    made = [_without_repeats(labels[ids]) for ids in (*(own.ids for own in emitters), *records.parts)]
+    every = (*(own.ids for own in emitters), *records.parts)
+    made = [_without_repeats(labels[ids[ids != NOTHING]]) for ids in every]
     made = [own[removable[own]] for own in made]
     # Each label belongs to one class: the emitters that make it and the parts that hold it, as far as gone through.
     sets: list[tuple[int, ...]] = [()]
