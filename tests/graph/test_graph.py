@@ -159,7 +159,7 @@ def test_channels_that_meet_are_one_unit():
 
 
 def test_a_slice_may_hold_what_is_no_unit():
-    """A dot product is joined to units, and the whole is taken apart: places without a unit are no unit of their own."""
+    """A dot product is joined to units, and the whole is taken apart: its place is no unit of its own."""
     x = keras.Input((3,))
     h = keras.layers.Dense(5, name="first")(x)
     dot = keras.layers.Dot(1)([keras.layers.Dense(3, name="left")(h), keras.layers.Dense(3, name="right")(h)])
