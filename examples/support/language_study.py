@@ -57,13 +57,13 @@ class Sizes:
     intermediate_dim: int = 64
     num_tokens: int = 400
     length: int = 32
-    num_sentences: int = 3000
-    epochs: int = 5
+    num_sentences: int = 2000
+    epochs: int = 4
     batch_size: int = 32
     learning_rate: float = 4e-3
-    steps_after: int = 30
+    steps_after: int = 15
     num_scored: int = 64
-    num_tested: int = 64
+    num_tested: int = 48
 
     def check(self) -> None:
         """Raises ValueError if a size is none."""
