@@ -107,12 +107,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seeds = {"seed": settings.seeds}
         trained = grid(train, "trainings", seeds, fixed=fixed, pass_folder=True)
         console.print(report.training_table(trained))
-        fixed["models"] = {str(run.seed): str((run.folder / "model.keras").resolve()) for run in trained}
-        cutting = fixed | {"shares": settings.shares}
+        study = fixed | {"models": {str(run.seed): str((run.folder / "model.keras").resolve()) for run in trained}}
+        cutting = {"study": study, "shares": settings.shares}
         every = [{"kind": [kind], "score": settings.scores_of(kind), **seeds} for kind in settings.kinds]
         cuts = grid(cut, "cuts", every, fixed=cutting)
         after = grid(again, "trained_again", {"kind": settings.kinds, **seeds}, fixed=cutting)
-        looks = grid(look, "looks", seeds, fixed=fixed | {"share": settings.share_said})
+        looks = grid(look, "looks", seeds, fixed={"study": study, "share": settings.share_said})
     whole = [run.result["curve"][-1] for run in trained]
     for kind in settings.kinds:
         console.print(report.cut_table(cuts, after, kind, settings.shares, report.spread(whole)))

@@ -290,7 +290,7 @@ def test_random_graphs(seed):
 
 
 OPENED = [
-    *("text_classification", "residual"),
+    *("text_classification", "text_of_any_length", "residual"),
     *slowly("vision_transformer", "sinusoidal_encoder", "shifted_windows"),
 ]
 
@@ -301,12 +301,13 @@ def test_in_layers_that_were_opened(name):
     model, net = opening.made(name), opening.NETS[name]
     graph = tfprune.unit_groups(model)
     assert graph.blocks
-    inputs = net.inputs(3, opening.LENGTH)
     masked = tfprune.with_on_nodes(model, "blocks")
     for on in subsets(len(graph.blocks)) if len(graph.blocks) < 4 else [np.arange(len(graph.blocks)) % 2 == 0]:
         small = remove(model, LayerValues({"blocks": on}))
-        expected = opening.masked_outputs(masked, inputs, on.astype("float32")[None])
-        assert opening.difference(expected, opening.outputs_of(small, inputs)) < net.tolerance
+        for length in (opening.LENGTH, 9) if net.open_length else (opening.LENGTH,):
+            inputs = net.inputs(3, length)
+            expected = opening.masked_outputs(masked, inputs, on.astype("float32")[None])
+            assert opening.difference(expected, opening.outputs_of(small, inputs)) < net.tolerance
 
 
 # Scores ---------------------------------------------------------------------------------------------------------------

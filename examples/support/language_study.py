@@ -193,37 +193,27 @@ def mask_of(model: keras.Model, kind: str, scores: LayerValues, share: float) ->
     return None if mask.flat.all() else mask
 
 
-def cut(
-    kind: str,
-    score: str,
-    seed: int,
-    *,
-    net: str,
-    models: dict[str, str],
-    text: str | None,
-    encoding: str,
-    sizes: dict[str, Any],
-    shares: list[float],
-) -> dict[str, Any]:
+def trained(study: dict[str, Any], seed: int) -> tuple[keras.Model, Corpus, Sizes]:
+    """The trained net of a seed, what it has learned from, and their sizes."""
+    sizes = Sizes(**study["sizes"])
+    return read(study["models"][str(seed)]), corpus_of(study["text"], study["encoding"], sizes), sizes
+
+
+def cut(kind: str, score: str, seed: int, *, study: dict[str, Any], shares: list[float]) -> dict[str, Any]:
     """Cuts one kind of units by one score at every share, without training.
 
     Args:
         kind: One of `KINDS`.
         score: One of its `SCORES`.
         seed: Of the training, and of random scores.
-        net: What was trained.
-        models: The files of the trained nets by seed.
-        text: File of the text; None for the generated sentences.
-        encoding: Its encoding.
-        sizes: Entries of `Sizes`.
+        study: Text, encoding and sizes of the trainings, and "models", the files of the trained nets by seed.
         shares: What fraction of the units goes.
 
     Returns:
         For each share, None where nothing goes: parameters, and perplexity with the repairs "zero", which is that of
         the masked net, and "least_squares".
     """
-    sizes, whole = Sizes(**sizes), read(models[str(seed)])
-    corpus = corpus_of(text, encoding, sizes)
+    whole, corpus, sizes = trained(study, seed)
     graph, scores = tfp.unit_groups(whole), scores_of(whole, kind, score, corpus, sizes, seed)
     masks = [mask_of(whole, kind, scores, share) for share in shares]
     swept = tfp.sweep(
@@ -254,17 +244,7 @@ def removed(whole: keras.Model, mask: LayerValues, corpus: Corpus, sizes: Sizes)
         return tfp.remove(whole, mask, repair="least_squares", data=data)
 
 
-def again(
-    kind: str,
-    seed: int,
-    *,
-    net: str,
-    models: dict[str, str],
-    text: str | None,
-    encoding: str,
-    sizes: dict[str, Any],
-    shares: list[float],
-) -> dict[str, Any]:
+def again(kind: str, seed: int, *, study: dict[str, Any], shares: list[float]) -> dict[str, Any]:
     """Cuts one kind of units, by least squares or, blocks and layers, by loss change, repairs and trains a little.
 
     Args: as for `cut`.
@@ -272,8 +252,7 @@ def again(
     Returns:
         For each share, None where nothing goes: parameters, the form of the net, and its perplexity.
     """
-    sizes, whole = Sizes(**sizes), read(models[str(seed)])
-    corpus = corpus_of(text, encoding, sizes)
+    whole, corpus, sizes = trained(study, seed)
     scores = scores_of(whole, kind, BEST[kind], corpus, sizes, seed)
     found = []
     for share in shares:
@@ -309,9 +288,7 @@ def read(path: str) -> keras.Model:
 # Looking into it ------------------------------------------------------------------------------------------------------
 
 
-def look(
-    seed: int, *, net: str, models: dict[str, str], text: str | None, encoding: str, sizes: dict[str, Any], share: float
-) -> dict[str, Any]:
+def look(seed: int, *, study: dict[str, Any], share: float) -> dict[str, Any]:
     """What each head and each block is worth, and what generating costs before and after.
 
     Returns:
@@ -319,8 +296,8 @@ def look(
         whole net, and without a share of feed-forward units, of layers and of both, which keep the class: parameters,
         tokens per second, bytes of the weights and of the cache of a sequence, and what it says to the prompts.
     """
-    sizes, whole = Sizes(**sizes), read(models[str(seed)])
-    corpus, graph = corpus_of(text, encoding, sizes), tfp.unit_groups(whole)
+    whole, corpus, sizes = trained(study, seed)
+    graph = tfp.unit_groups(whole)
     data = inputs_and_targets(corpus.held_out[: sizes.num_tested])
     heads = tfp.saliency.loss_change(whole, data, layers=groups_of(graph, "heads", sizes), loss=LOSS)
     blocks = tfp.saliency.loss_change(whole, data, layers=graph.blocks_name, loss=LOSS)[graph.blocks_name]
