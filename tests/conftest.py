@@ -57,6 +57,12 @@ def fixed_seeds():
     keras.utils.clear_session(free_memory=False)
 
 
+def slow_but(fast, values):
+    """Parameters of a test, slow but for some."""
+    rows = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [pytest.param(*row, marks=() if row in fast or row[0] in fast else pytest.mark.slow) for row in rows]
+
+
 def randomise(model, seed=SEED):
     """Gives every weight a random value, biases and batch-norm statistics too, so that no term is zero by chance."""
     generator = np.random.default_rng(seed)

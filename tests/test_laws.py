@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import slow_but
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from keras import layers
@@ -246,7 +247,7 @@ TURNED = {"grouped_conv_on_inputs", "shuffle"}
 """Their grouped convolutions have so few channels left after the first cut that whole groups are units then."""
 
 
-@pytest.mark.parametrize("name", sorted(NETS.keys() - TURNED))
+@pytest.mark.parametrize("name", slow_but(sorted(NETS)[::2], sorted(NETS.keys() - TURNED)))
 def test_two_steps_equal_one(name):
     model = net_of(name)
     graph = tfprune.unit_groups(model)
@@ -309,9 +310,9 @@ WIDENED = ["dense_chain", "conv_2d", "batch_norm", "lstm_stacked", "attention_se
 """Nets that are widened there, too."""
 
 
-def plain_results():
-    """Yields nets with fewer units by name, and some with more."""
-    for name in NETS:
+def plain_results(step):
+    """Yields nets with fewer units by name, and some with more: every net, or every so many."""
+    for name in list(NETS)[::step]:
         if name not in CUSTOM:
             model = NETS[name]()
             graph = tfprune.unit_groups(model)
@@ -325,10 +326,11 @@ def plain_results():
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_loads_where_tfprune_cannot_be_imported(tmp_path):
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_loads_where_tfprune_cannot_be_imported(tmp_path, step):
     """All nets in one process, as starting it takes seconds."""
     names = []
-    for name, result in plain_results():
+    for name, result in plain_results(step):
         names.append(name)
         inputs = inputs_for(result)
         result.save(tmp_path / f"{name}.keras")
@@ -379,7 +381,7 @@ def without_noise(check):
     return run
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**32 - 1))
 def test_random_nets(seed):
     """Seeds, and not single choices: drawing those takes longer than the check."""

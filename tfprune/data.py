@@ -8,12 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.arrays import Input, as_array, check_finite, check_lengths, fitted
 from tfprune.borders import numbered
 from tfprune.units import describe_unknown
 
 TARGETS = ("optional", "required", "ignore")
-# Values that are looked at together when a large array is searched for NaN; bounds the memory that this takes.
-_VALUES_AT_ONCE = 2**22
 
 
 class Batch(NamedTuple):
@@ -47,15 +46,6 @@ class Batches:
         return self._make_iterator()
 
 
-class _Input(NamedTuple):
-    """What the model expects of one input; `shape` is without the axis of samples."""
-
-    name: str
-    num_rows: int | None
-    shape: tuple[int | None, ...]
-    dtype: np.dtype
-
-
 def as_batches(data: Any, model: keras.Model | list, *, batch_size: int = 256, targets: str = "optional") -> Batches:
     """Turns data into batches that fit the model, and checks them.
 
@@ -68,7 +58,8 @@ def as_batches(data: Any, model: keras.Model | list, *, batch_size: int = 256, t
     - a batched `tf.data.Dataset` or a `keras.utils.PyDataset` that yields `x`, `(x,)`, `(x, y)` or
       `(x, y, sample_weight)`; there several inputs may also stand as a tuple in the place of `x`.
 
-    Inputs are cast to the dtype of the model's input, and an axis of length 1 at the end is added or taken away, as
+    Inputs are cast to the dtype of the model's input (where that is "string", arrays of str or bytes come out as those
+    of object), and an axis of length 1 at the end is added or taken away, as
     Keras does. Arrays are checked whole at once; of datasets their structure is checked at once and each batch when
     it comes.
 
@@ -158,7 +149,7 @@ def read_inputs_by(read: Callable[[keras.Model], list]) -> None:
     _readers[:] = [read]
 
 
-def _model_inputs(model: keras.Model | list) -> list[_Input]:
+def _model_inputs(model: keras.Model | list) -> list[Input]:
     if not isinstance(model, keras.Model | list):
         raise TypeError(f"`model` expects a keras.Model, received {type(model).__name__}.")
     # Unbuilt and subclassed models raise AttributeError here.
@@ -171,9 +162,7 @@ def _model_inputs(model: keras.Model | list) -> list[_Input]:
             "its own `call`. Give a functional model, or a Sequential one with an Input or a shape by model.build(...)."
         )
     return [
-        _Input(
-            tensor.name, tensor.shape[0], tuple(tensor.shape[1:]), np.dtype(tf.as_dtype(tensor.dtype).as_numpy_dtype)
-        )
+        Input(tensor.name, tensor.shape[0], tuple(tensor.shape[1:]), np.dtype(tf.as_dtype(tensor.dtype).as_numpy_dtype))
         for tensor in tensors
     ]
 
@@ -188,7 +177,7 @@ def _refuse_unreadable(data: Any) -> None:
         )
 
 
-def _array_batches(data: Any, inputs: list[_Input], batch_size: int, targets: str) -> Batches:
+def _array_batches(data: Any, inputs: list[Input], batch_size: int, targets: str) -> Batches:
     whole = _checked(data, inputs, targets, "Data")
     num_samples = len(whole.inputs[0])
     for expected in inputs:
@@ -207,7 +196,7 @@ def _array_batches(data: Any, inputs: list[_Input], batch_size: int, targets: st
     return Batches(iterate, num_samples)
 
 
-def _checked_stream(elements: Iterable, inputs: list[_Input], targets: str) -> Iterator[Batch]:
+def _checked_stream(elements: Iterable, inputs: list[Input], targets: str) -> Iterator[Batch]:
     empty = True
     for index, element in enumerate(numbered(elements, "Data")):
         empty = False
@@ -224,7 +213,7 @@ def _checked_stream(elements: Iterable, inputs: list[_Input], targets: str) -> I
         raise ValueError("The data are empty: the dataset gave no batch.")
 
 
-def _check_dataset(data: tf.data.Dataset, inputs: list[_Input], targets: str) -> None:
+def _check_dataset(data: tf.data.Dataset, inputs: list[Input], targets: str) -> None:
     """Checks all that a `tf.data.Dataset` tells before it is read."""
     cardinality = int(data.cardinality())
     if cardinality == tf.data.INFINITE_CARDINALITY:
@@ -255,27 +244,30 @@ def _checked_num_batches(data: keras.utils.PyDataset) -> int:
     return num_batches
 
 
-def _checked(element: Any, inputs: list[_Input], targets: str, where: str) -> Batch:
+def _checked(element: Any, inputs: list[Input], targets: str, where: str) -> Batch:
     """Splits the data, or one batch of them, into arrays that fit the model; nothing is cast yet."""
     given, given_targets, weights = _split(element, inputs, where)
     _check_targets(given_targets, targets, where)
     if targets == "ignore":
         given_targets = weights = None
     labels = [f"input {expected.name!r}" for expected in inputs]
-    arrays = [_as_array(value, label, where) for value, label in zip(given, labels, strict=True)]
-    given_targets = _map_arrays(lambda value: _as_array(value, "the targets", where), given_targets)
-    weights = _map_arrays(lambda value: _as_array(value, "the sample weights", where), weights)
+    arrays = [
+        as_array(value, label, where, is_text=expected.is_text)
+        for value, label, expected in zip(given, labels, inputs, strict=True)
+    ]
+    given_targets = _map_arrays(lambda value: as_array(value, "the targets", where), given_targets)
+    weights = _map_arrays(lambda value: as_array(value, "the sample weights", where), weights)
     others = [("targets", leaf) for leaf in _leaves(given_targets)] + [("weights", leaf) for leaf in _leaves(weights)]
-    _check_lengths([*zip(labels, arrays, strict=True), *others], where)
-    arrays = [_fitted(array, expected, where) for array, expected in zip(arrays, inputs, strict=True)]
+    check_lengths([*zip(labels, arrays, strict=True), *others], where)
+    arrays = [fitted(array, expected, where) for array, expected in zip(arrays, inputs, strict=True)]
     for array, label, expected in zip(arrays, labels, inputs, strict=True):
-        _check_finite(array, expected.dtype, label, where)
+        check_finite(array, expected.dtype, label, where)
     for label, array in others:
-        _check_finite(array, array.dtype, f"the {label}", where)
+        check_finite(array, array.dtype, f"the {label}", where)
     return Batch(arrays, given_targets, weights)
 
 
-def _split(element: Any, inputs: list[_Input], where: str) -> tuple[list, Any, Any]:
+def _split(element: Any, inputs: list[Input], where: str) -> tuple[list, Any, Any]:
     """Returns the inputs in the model's order, the targets and the weights; looks at the structure alone."""
     is_tuple = isinstance(element, tuple)
     parts = element if is_tuple else (element,)
@@ -301,7 +293,7 @@ def _split(element: Any, inputs: list[_Input], where: str) -> tuple[list, Any, A
     return given, targets, weights
 
 
-def _by_name(x: Mapping[str, Any], inputs: list[_Input], where: str) -> list:
+def _by_name(x: Mapping[str, Any], inputs: list[Input], where: str) -> list:
     names = [expected.name for expected in inputs]
     unknown = [name for name in x if name not in names]
     if unknown:
@@ -319,76 +311,7 @@ def _check_targets(given: Any, targets: str, where: str) -> None:
         raise ValueError(f"{where}: targets are needed here, but there are none. Give (x, y) instead of x.")
 
 
-def _as_array(value: Any, label: str, where: str) -> np.ndarray:
-    if isinstance(value, tf.RaggedTensor | tf.SparseTensor):
-        mend = "value.to_tensor()" if isinstance(value, tf.RaggedTensor) else "tf.sparse.to_dense(value)"
-        raise TypeError(f"{where}: {label} is a {type(value).__name__}, expected a dense array. Use {mend}.")
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{where}: {label} cannot be read as an array ({error}). Give an array or a tensor.") from error
-    if array.dtype.kind not in "biuf" and array.dtype != tf.bfloat16.as_numpy_dtype:
-        raise TypeError(
-            f"{where}: {label} has the dtype {array.dtype}, expected numbers. Convert it first, for instance by "
-            ".astype('float32'), or encode categories and text as numbers."
-        )
-    if not array.ndim:
-        raise ValueError(
-            f"{where}: expected an array with samples along its first axis as {label}, received a single number. "
-            "A list stands for several arrays; for one array use np.asarray(...)."
-        )
-    return array
-
-
-def _check_lengths(arrays: list[tuple[str, np.ndarray]], where: str) -> None:
-    lengths = {len(array) for _, array in arrays}
-    if len(lengths) > 1:
-        counts = ", ".join(f"{label} {len(array)}" for label, array in arrays)
-        raise ValueError(f"{where}: the numbers of samples differ: {counts}. Expected one number for all.")
-    if lengths == {0}:
-        raise ValueError(f"{where}: empty, there are no samples.")
-
-
-def _fitted(array: np.ndarray, expected: _Input, where: str) -> np.ndarray:
-    """Returns the array with the rank of the model's input, as Keras would make it, or says why it does not fit."""
-    received, shape = array.shape, expected.shape
-    if array.ndim == len(shape) + 2 and received[-1] == 1:
-        array = array[..., 0]
-    elif array.ndim == len(shape) and shape[-1:] == (1,):
-        array = array[..., np.newaxis]
-    if _matches(array.shape[1:], shape):
-        return array
-    mend = "This is a single sample; put it into a batch of one: x[np.newaxis]." if _matches(received, shape) else ""
-    wanted = ", ".join(["samples", *("any" if length is None else str(length) for length in shape)])
-    raise ValueError(
-        f"{where}: input {expected.name!r} expects the shape ({wanted}), received {received}. {mend}".rstrip()
-    )
-
-
-def _matches(received: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
-    return len(received) == len(shape) and all(want in (None, have) for have, want in zip(received, shape, strict=True))
-
-
-def _check_finite(array: np.ndarray, dtype: np.dtype, label: str, where: str) -> None:
-    """Looks at the values as the model will see them: a float64 may be infinite as a float16."""
-    is_integer = dtype.kind in "biu"
-    if array.dtype.kind in "biu" and (is_integer or dtype.itemsize >= 4):
-        return
-    step = max(1, _VALUES_AT_ONCE * len(array) // max(1, array.size))
-    for start in range(0, len(array), step):
-        rows = array[start : start + step]
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(rows if is_integer else rows.astype(dtype, copy=False))
-        if finite.all():
-            continue
-        first = np.unravel_index(np.argmin(finite), finite.shape)
-        value = float(rows[first])
-        what = "NaN" if np.isnan(value) else f"{value} (not finite as {dtype})"
-        index = tuple(int(position) for position in (start + first[0], *first[1:]))
-        raise ValueError(f"{where}: {what} in {label} at index {index}. Remove or replace such samples first.")
-
-
-def _cast(batch: Batch, inputs: list[_Input]) -> Batch:
+def _cast(batch: Batch, inputs: list[Input]) -> Batch:
     arrays = [array.astype(expected.dtype, copy=False) for array, expected in zip(batch.inputs, inputs, strict=True)]
     return batch._replace(inputs=arrays)
 

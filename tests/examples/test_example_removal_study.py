@@ -76,6 +76,7 @@ def test_nets_without_a_record_are_not_whole(example, tmp_path):
     assert example.trained_seeds(tmp_path, "lstm") == [1]
 
 
+@pytest.mark.slow
 def test_training_starts_from_each_repair_and_from_scratch(example, folder, monkeypatch, tmp_path):
     model, data = example.digits_net("dense", 0, 1)
     training = importlib.import_module("support.training_after")

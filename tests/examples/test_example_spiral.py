@@ -46,6 +46,7 @@ def both(runs):
     return data, test, initial, whole, mask, nets_of(mask)
 
 
+@pytest.mark.slow
 def test_pruned_first_has_the_same_nodes_and_the_same_initial_weights(runs, both):
     data, _, initial, whole, mask, _ = both
     seen = []
@@ -59,6 +60,7 @@ def test_pruned_first_has_the_same_nodes_and_the_same_initial_weights(runs, both
     assert initial.count_params() == whole.count_params() == 3 * 8 + 9 * 8 + 9
 
 
+@pytest.mark.slow
 def test_only_the_repaired_net_has_other_kernels(runs, both):
     data, _, _, whole, mask, nets = both
     cut = runs.cut_kernel(runs.kernel_of(whole), mask)
@@ -70,6 +72,7 @@ def test_only_the_repaired_net_has_other_kernels(runs, both):
     assert losses["tuned"] < losses["pruned"] and losses["pruned first"] < 0.69
 
 
+@pytest.mark.slow
 def test_bias_of_the_pruned_net_takes_the_means(runs, both):
     data, _, _, whole, mask, nets = both
     inside = runs.activations(whole, data[0])["hidden_1"].astype("float64")
@@ -79,6 +82,7 @@ def test_bias_of_the_pruned_net_takes_the_means(runs, both):
     np.testing.assert_allclose(nets["pruned"].get_layer("hidden_2").get_weights()[1], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_node_costs_more_than_its_bound(runs, both):
     data, _, _, whole, _, nets = both
     x, y = (own.astype("float64") for own in data)
@@ -134,6 +138,7 @@ def test_roles_of_shuffled_units_are_found(runs):
     assert runs.same_roles(constant, constant)[0] == pytest.approx(0.5, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_record_says_what_the_nets_do(example, runs, both, folder):
     _, test, _, whole, _, nets = both
     (run,) = example.experiments.load_grid(folder / "runs")

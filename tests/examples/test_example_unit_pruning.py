@@ -32,6 +32,7 @@ def test_schedule_leaves_the_widths_of_the_thesis(schedule):
     assert whole["untrained_least_squares"] > whole["untrained_mean"] + 0.1
 
 
+@pytest.mark.slow
 def test_scores_are_compared_along_the_training():
     result = unit_pruning.compare_scores(seed=0, activation="relu", mnist=None, epochs=2, every=40)
     count = len(unit_pruning.SCORES)
@@ -42,6 +43,7 @@ def test_scores_are_compared_along_the_training():
     assert (np.abs(result["correlations"]) <= 1).all()
 
 
+@pytest.mark.slow
 def test_beyond_has_the_widths_that_it_is_told():
     options = {"seed": 0, "widths": [3, 5, 7], "mnist": None, "epochs": 3, "full_epochs": 2}
     cut, scratch = (unit_pruning.beyond(start=start, **options) for start in ("cut", "scratch, taught"))

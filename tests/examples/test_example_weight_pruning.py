@@ -44,6 +44,7 @@ def test_figures_of_the_scores(scores, tmp_path):
     assert mnist_weight_pruning.score_table("tanh", scores).row_count == 6 + 6
 
 
+@pytest.mark.slow
 def test_schedule_and_the_units_that_it_empties():
     pruned = weight_pruning.prune_weights_by_schedule(seed=0, pruned=True, mnist=None, epochs=6)
     np.testing.assert_allclose(pruned["pruning_steps"][:, 1], [0.2, 0.5, 0.8, 0.9])

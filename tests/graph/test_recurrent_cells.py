@@ -38,7 +38,8 @@ def both(name, two_ways):
 @pytest.mark.parametrize(
     ("name", "two_ways"),
     [
-        *[("lstm", False), ("gru", True), ("lstm without bias", True)],
+        ("lstm", False),
+        *(pytest.param(name, True, marks=pytest.mark.slow) for name in ("gru", "lstm without bias")),
         *(pytest.param(name, False, marks=pytest.mark.slow) for name in PAIRS if not name.startswith("lstm")),
     ],
 )

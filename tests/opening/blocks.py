@@ -1062,11 +1062,16 @@ def difference(one, other):
 
 
 def mask_of(name, graph, seed=3, keep=0.6):
-    """A mask that takes units from every group that can lose some."""
+    """A mask that takes units from every group of a net of the table that can lose some."""
+    return mask_of_graph(graph, seed, keep, NETS[name].whole)
+
+
+def mask_of_graph(graph, seed=3, keep=0.6, whole=()):
+    """A mask that takes units from every group but some."""
     generator = np.random.default_rng(seed)
     mask = {
         group: np.isin(np.arange(size), generator.permutation(size)[: max(1, int(keep * size))])
         for group, size in graph.sizes.items()
-        if group not in NETS[name].whole
+        if group not in whole
     }
     return LayerValues(mask)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import replicas_relevance as replicas
 import tensorflow as tf
-from conftest import randomise
+from conftest import randomise, slow_but
 from keras import layers, ops
 from nets import EARLY_KERAS
 
@@ -238,7 +238,7 @@ DIRECTIONS = [
 ]
 
 
-@pytest.mark.parametrize("source", ["embedding", "masking"])
+@pytest.mark.parametrize("source", slow_but(["masking"], ["embedding", "masking"]))
 @pytest.mark.parametrize("kind, merge, sequences", DIRECTIONS)
 def test_masked_layers_in_both_directions(kind, merge, sequences, source, generator):
     """Conservation, and the output of Keras; what is masked has no relevance."""

@@ -1,10 +1,12 @@
 """One unit off at a time, before and after the nonlinearity: against slow loops over units and samples."""
 
+from itertools import product
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import SEED, randomise
+from conftest import SEED, randomise, slow_but
 from nets import NETS
 from test_saliency import data_for, numpy_of
 
@@ -37,8 +39,14 @@ def changes_by_loops(model, data, replacement=None):
     return changes.mean(1), np.abs(changes).mean(1)
 
 
-@pytest.mark.parametrize("replaced", [False, True])
-@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize(
+    ("name", "replaced"),
+    slow_but(
+        [(name, False) for name in WIDE if name not in ("lstm_stacked", "transformer_block")]
+        + [(name, True) for name in ("dense_sequential", "conv_2d", "embedding_mask", "siamese")],
+        product(WIDE, [False, True]),
+    ),
+)
 def test_single_changes(name, replaced):
     model = NETS[name]()
     data = data_for(model, 7)
@@ -131,7 +139,13 @@ def test_before_the_nonlinearity(activation):
             np.testing.assert_allclose(penalties[name][unit], np.abs(change).mean(), rtol=2e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["nested_equal_names", "nested_twice", "lstm_stacked", "transformer_block", "merges"])
+@pytest.mark.parametrize(
+    "name",
+    slow_but(
+        ["nested_equal_names", "nested_twice"],
+        ["nested_equal_names", "nested_twice", "lstm_stacked", "transformer_block", "merges"],
+    ),
+)
 @pytest.mark.parametrize("score", [saliency.mean_replacement, saliency.mean_replacement_penalty])
 def test_before_on_nets_of_every_kind(name, score):
     """Each group has its scores; those that cannot be taken before have the ones from after."""

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from conftest import slow_but
 from nets import outputs_of
 from telling import telling
 from test_training_pruning import dense_net, magnitude, norm
@@ -17,7 +18,9 @@ SCHEDULE = schedules.by_epoch({0: 0.2, 2: 0.5})
 FIRST, SECOND = {"first": 1, "second": 1}, {"first": 3, "second": 2}
 NONE = {"first": 0, "second": 0}
 BACK = "PruneDuringTraining: after . epochs"
-BOTH_ORDERS = pytest.mark.parametrize("prune_first", [True, False], ids=["prune first", "prune last"])
+ORDERS = {True: "prune first", False: "prune last"}
+BOTH_ORDERS = pytest.mark.parametrize("prune_first", ORDERS, ids=ORDERS.values())
+ONE_ORDER_FAST = pytest.mark.parametrize("prune_first", slow_but([False], ORDERS), ids=ORDERS.values())
 
 
 def learnt():
@@ -97,7 +100,7 @@ CALLBACKS = {
 }
 
 
-@BOTH_ORDERS
+@ONE_ORDER_FAST
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_the_mask_is_true_of_the_weights_after_fit(name, prune_first, tmp_path):
     make, expected, message = CALLBACKS[name]
@@ -190,7 +193,7 @@ class Interrupt(callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@BOTH_ORDERS
+@ONE_ORDER_FAST
 @pytest.mark.parametrize("kind", ["prune", "attack"])
 def test_a_training_that_a_backup_takes_up_ends_alike(kind, prune_first, tmp_path):
     def make():

@@ -162,7 +162,7 @@ def test_histograms_count_every_call_of_a_shared_layer():
             np.testing.assert_array_equal(counts[unit], np.histogram(values[:, unit], edges)[0])
 
 
-QUICK = ("simple_rnn", "attention_self", "nested_twice", "time_distributed")
+QUICK = ("attention_self", "nested_twice")
 
 
 @pytest.mark.parametrize("name", [pytest.param(own, marks=() if own in QUICK else pytest.mark.slow) for own in NETS])

@@ -9,7 +9,7 @@ import numpy as np
 from keras import layers
 
 from tfprune.graph import Group, Member
-from tfprune.graph.groups import Home
+from tfprune.graph.members import Home
 from tfprune.layers import ONLSTM
 
 _HALF = (keras.activations.sigmoid, keras.activations.hard_sigmoid)

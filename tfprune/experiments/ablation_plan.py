@@ -101,7 +101,7 @@ def check_scores(graph: Any, ranking: Any) -> LayerValues:
             "ranking: expected scores by group name, received an array, as a ranking of plain arrays has it. Give "
             "{group: scores}; tfprune.unit_groups(model) lists the groups."
         )
-    return check_like(scores, graph.sizes, "ranking", partial=True)
+    return check_like(scores, graph.sizes_with_blocks, "ranking", partial=True)
 
 
 def _counts(steps: int | Sequence[float], most: int, num_units: int) -> np.ndarray:

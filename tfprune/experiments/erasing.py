@@ -56,7 +56,8 @@ def ablation_curve(
         model: a Sequential or functional model. It is not changed.
         data: inputs and targets, whatever `model.fit` takes.
         ranking: scores of the units, higher is more important: LayerValues (of any saliency), or what a ranking of
-            `tfprune.neurons` returned. Units of groups that it leaves out stay. Equal scores go by index. Or
+            `tfprune.neurons` returned. Units of groups that it leaves out stay. Equal scores go by index. Scores of
+            whole blocks, by the name of their group, are taken too; a block that goes leaves the identity. Or
             `Directions` of one group, of `neurons.svcca` and its like: directions are then erased where the units show,
             instead of units where they are read.
             Scores of several groups are put into one order: some (class selectivity, norms) are no measure between
@@ -216,7 +217,9 @@ class _Units:
         if isinstance(replacement, Mapping):
             means = check_like(replacement, unit_groups(model).sizes, "replacement", partial=True)
         elif replacement == "mean":
-            means = exit_means(model, data, layers=plan.layers)
+            # Where a block goes the identity is left: there is no mean.
+            with_means = [name for name in plan.layers if name in unit_groups(model).sizes]
+            means = exit_means(model, data, layers=with_means) if with_means else None
         self.options = {"layers": plan.layers, "replacement": means}
 
     def fixed(self) -> tuple[keras.Model, Callable[[np.ndarray], None]]:

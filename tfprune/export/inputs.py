@@ -15,6 +15,8 @@ from tfprune.graph.walk import functional, nodes_of
 
 OPEN_LENGTH = 8
 """How long an axis is made that the model leaves open."""
+_WORDS = 6
+"""How many words a random sentence has."""
 
 
 def plain_call(model: keras.Model) -> Callable[..., list[Any]]:
@@ -56,8 +58,8 @@ def random_inputs(
 ) -> list[np.ndarray]:
     """Makes random inputs for a model.
 
-    Where an Embedding reads the input, they are entries of its vocabulary; elsewhere normal numbers, or 0 and 1 for an
-    input of whole numbers or bool.
+    Where an Embedding or a lookup reads the input, they are entries of its vocabulary; elsewhere normal numbers, 0 and
+    1 for an input of whole numbers or bool, letters for one of words.
 
     Args:
         model: a Sequential or functional model.
@@ -71,33 +73,39 @@ def random_inputs(
     generator = np.random.default_rng(seed)
     shapes = input_shapes(model) if shapes is None else shapes
     graph = functional(model)
-    vocabularies = _vocabularies(graph)
+    readers = _readers(graph)
     arrays = []
     for tensor, shape in zip(graph.inputs, shapes, strict=True):
-        entries = vocabularies.get(id(tensor))
-        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        dtype, own, size = keras.backend.standardize_dtype(tensor.dtype), readers.get(id(tensor), []), (batch, *shape)
+        if dtype == "string":
+            arrays.append(_words(own, size, generator))
+            continue
+        vocabularies = [layer.input_dim for layer in own if isinstance(layer, keras.layers.Embedding)]
+        entries = min((number for number in vocabularies if number), default=None)
         if entries is None and ("int" in dtype or dtype == "bool"):
             entries = 2
-        if entries is None:
-            values = generator.normal(size=(batch, *shape))
-        else:
-            values = generator.integers(0, entries, (batch, *shape))
+        values = generator.normal(size=size) if entries is None else generator.integers(0, entries, size)
         arrays.append(values.astype(tensor.dtype))
     return arrays
 
 
-def _vocabularies(graph: keras.Model) -> dict[int, int]:
-    """Returns how many entries the Embeddings have that read a tensor, by the tensor's `id`; the fewest if several."""
-    found: dict[int, int] = {}
+def _words(layers: list[Any], shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+    """Draws words that the layers know, several in a row for those that take sentences apart."""
+    known = [str(word) for layer in layers if hasattr(layer, "get_vocabulary") for word in layer.get_vocabulary()]
+    count = _WORDS if any(isinstance(layer, keras.layers.TextVectorization) for layer in layers) else 1
+    drawn = generator.choice(known or list("abcdefgh"), (*shape, count))
+    return np.array([" ".join(words) for words in drawn.reshape(-1, count)], object).reshape(shape)
+
+
+def _readers(graph: keras.Model) -> dict[int, list[Any]]:
+    """Returns the layers that read a tensor, also those inside nested models, by the tensor's `id`."""
+    found: dict[int, list[Any]] = {}
     for node in nodes_of(graph):
-        inside = {}
+        inside: dict[int, list[Any]] = {place: [node.operation] for place in range(len(node.input_tensors))}
         if is_graph(node.operation):
             nested = functional(node.operation)
-            sizes = _vocabularies(nested)
-            inside = {place: sizes[id(own)] for place, own in enumerate(nested.inputs) if id(own) in sizes}
-        elif isinstance(node.operation, keras.layers.Embedding) and node.operation.input_dim:
-            inside = {0: node.operation.input_dim}
-        for place, entries in inside.items():
-            tensor = node.input_tensors[place]
-            found[id(tensor)] = min(entries, found.get(id(tensor), entries))
+            readers = _readers(nested)
+            inside = {place: readers.get(id(own), []) for place, own in enumerate(nested.inputs)}
+        for place, layers in inside.items():
+            found.setdefault(id(node.input_tensors[place]), []).extend(layers)
     return found

@@ -6,8 +6,7 @@ import difflib
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,84 +18,12 @@ from tfprune.borders import names_of, public
 from tfprune.graph.blocks import BLOCKS, Block, Removal, find_blocks
 from tfprune.graph.grouping import fixed_layers, group_units
 from tfprune.graph.ids import NOTHING
+from tfprune.graph.members import Group, Home, Member
 from tfprune.graph.nodes import name_of
+from tfprune.graph.opened import tell_input_shapes
 from tfprune.graph.read import read
 from tfprune.graph.step import Records
 from tfprune.units import check_flags, check_like, describe_unknown
-
-# What does nothing outside training.
-_IDLE = (
-    *[keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D],
-    *[keras.layers.SpatialDropout3D, keras.layers.AlphaDropout, keras.layers.GaussianDropout],
-    *[keras.layers.GaussianNoise, keras.layers.ActivityRegularization],
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Home:
-    """Where the units that a layer makes are to be looked at.
-
-    Attributes:
-        tensor: of the graph.
-        axis: of the tensor.
-        units: for each position along the axis, the unit's place within the group; -1 for other positions.
-        own: the same for the positions of this layer alone, where others make the units beside it (the directions of a
-            Bidirectional).
-        behind: the operations between the layer and here, in the order in which they run.
-    """
-
-    tensor: Any
-    axis: int
-    units: np.ndarray
-    own: np.ndarray
-    behind: tuple[Any, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """A layer that makes the units of a group.
-
-    Attributes:
-        name: the layer's name, `outer/inner` inside a nested model.
-        operation: the layer.
-        homes: where its units are to be looked at, one for each call of the layer; empty if no tensor shows them (the
-            heads of attention).
-        ids: the ids of its units, which no other layer has.
-    """
-
-    name: str
-    operation: Any
-    homes: tuple[Home, ...]
-    ids: np.ndarray
-
-    @property
-    def changed_behind(self) -> list[Any]:
-        """The operations between the layer and its homes that change numbers: all but dropout and noise."""
-        found = {id(step): step for home in self.homes for step in home.behind if not isinstance(step, _IDLE)}
-        return list(found.values())
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Units with the same members, and in the same slices where their tensor is taken apart.
-
-    Attributes:
-        name: the name of the first member.
-        size: the number of units.
-        start: the column of the first unit in `on_nodes` when all groups are masked.
-        members: the layers that make the units.
-        exits: names of the layers that contract over the units.
-        parameters_per_unit: the number of weights that go with one unit, on average.
-
-    Of the group of whole blocks each unit is a member.
-    """
-
-    name: str
-    size: int
-    start: int
-    members: tuple[Member, ...]
-    exits: tuple[str, ...]
-    parameters_per_unit: float
 
 
 class UnitGraph(Mapping[str, Group]):
@@ -412,7 +339,14 @@ def _all_different(columns: list[np.ndarray]) -> bool:
 
 
 @public
-def unit_groups(model: keras.Model) -> UnitGraph:
+def unit_groups(
+    model: keras.Model,
+    *,
+    input_shapes: Sequence[int | None]
+    | Sequence[Sequence[int | None]]
+    | Mapping[str, Sequence[int | None]]
+    | None = None,
+) -> UnitGraph:
     """Finds the units of a model: which exist, which hang together, where they act, and which cannot be removed.
 
     A unit is one channel that a layer with a kernel emits; channels that meet (in an addition, say) are one unit. The
@@ -420,17 +354,25 @@ def unit_groups(model: keras.Model) -> UnitGraph:
 
     Args:
         model: a Keras model; a subclassed one must have been called on data.
+        input_shapes: for models whose layers are made of layers, or that are subclassed, and whose code does not run
+            at every length: the shape of the input, samples first, as `x.shape` says it, None where the package may
+            choose; for several inputs a list, or a dictionary by name. Units found so hold for every number of samples,
+            and for other lengths where the code runs at twice these too. The model remembers the shapes, so that
+            masks, scores and cuts after this call go by them.
 
     Returns:
         The groups of units, a mapping that prints as a table.
 
     Raises:
-        TypeError: if `model` is no Keras model.
-        ValueError: if it is not built, or a subclassed model whose code cannot be followed.
+        TypeError: if `model` is no Keras model, or `input_shapes` are no shapes.
+        ValueError: if it is not built, or a subclassed model whose code cannot be followed; if `input_shapes` do not
+            fit its inputs.
 
     Example:
         >>> net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(20, name="hidden"), keras.layers.Dense(2)])
         >>> tfprune.unit_groups(net)["hidden"].size
         20
     """
+    if input_shapes is not None and isinstance(model, keras.Model):
+        tell_input_shapes(model, input_shapes)
     return UnitGraph(model, read(model))

@@ -3,26 +3,50 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
+import numpy as np
 from keras import tree
 
 from tfprune.graph.sizes import Symbol
 
 SMALL, OTHER, THIRD = (2, 11), (3, 17), (4, 13)
 """Batch and length of the two traces, and of the run that checks what was read."""
+Shape = Sequence[int | None]
+"""Lengths of an input, samples first; None where they are open."""
+_EVEN = 32
+"""A length for code that takes no other than multiples of some power of two (windows, steps down and up again)."""
+_LONGEST_CHECK = 128
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How an input is laid out: its shape, None where it is open, its type and name."""
+    """How an input is laid out.
+
+    Attributes:
+        shape: its shape, None where it is open.
+        dtype: its type.
+        name: its name.
+        at: for each axis a length at which its code is known to run, None for those that the package chooses.
+    """
 
     shape: tuple[int | None, ...]
     dtype: str
     name: str
+    at: tuple[int | None, ...] = ()
+
+    @property
+    def chosen(self) -> tuple[int | None, ...]:
+        """Lengths at which the code is run, None where the shape says them or the package chooses."""
+        return self.at or (None,) * len(self.shape)
+
+    def fixed(self) -> Layout:
+        """The same with no open length behind the samples."""
+        lengths = [known or at or THIRD[1] for known, at in zip(self.shape[1:], self.chosen[1:], strict=True)]
+        return replace(self, shape=(self.shape[0], *lengths), at=())
 
 
 def inputs_of(model: keras.Model) -> Any:
@@ -69,13 +93,67 @@ def _plain(structure: Any) -> Any:
     return [_plain(own) for own in structure] if isinstance(structure, list) else structure
 
 
-def ways_of(given: list[Any], has_graph: bool) -> Iterator[tuple[list[Layout], str | int]]:
-    """Yields how the inputs may be laid out, the most general way first: shapes, and which lengths are one."""
+def told_shapes(structure: Any, shapes: Any) -> tuple[tuple[int | None, ...], ...]:
+    """Returns the shapes that a user tells of the inputs, one for each, checked.
+
+    Args:
+        structure: the inputs as the model takes them.
+        shapes: the shape of the one input, or one for each in a list, or in a dictionary by name.
+
+    Raises:
+        ValueError: if they do not fit the inputs.
+        TypeError: if they are no shapes.
+    """
+    inputs = tree.flatten(structure)
+    names = [own.name for own in inputs]
+    if isinstance(structure, dict) and len(structure) == len(inputs):
+        names = sorted(structure)  # As tree.flatten goes through it.
+    if isinstance(shapes, dict):
+        if set(shapes) != set(names):
+            raise ValueError(f"input_shapes: expected one for each of {names}, received those of {sorted(shapes)}.")
+        shapes = [shapes[name] for name in names]
+    elif _is_shape(shapes):
+        shapes = [shapes]
+    if not isinstance(shapes, list | tuple) or not all(_is_shape(own) for own in shapes):
+        raise TypeError(
+            "input_shapes: expected the shape of the input as a tuple of whole numbers and None, with the samples "
+            f"first, or one for each input in a list or a dictionary; received {shapes!r}."
+        )
+    if len(shapes) != len(inputs):
+        raise ValueError(f"input_shapes: expected one for each of {names}, received {len(shapes)}.")
+    for name, own, tensor in zip(names, shapes, inputs, strict=True):
+        pairs = list(zip(own, tensor.shape, strict=False))[1:]
+        fits = len(own) == len(tensor.shape) and all(told in (None, known) or known is None for told, known in pairs)
+        if not fits or any(told is not None and told < 1 for told in own):
+            raise ValueError(
+                f"input_shapes of {name!r}: expected lengths of at least 1 where the model has None in "
+                f"{tuple(tensor.shape)}, and its own elsewhere; received {tuple(own)}."
+            )
+    return tuple((None, *own[1:]) for own in shapes)
+
+
+def _is_shape(value: Any) -> bool:
+    entries = (type(None), int, np.integer)
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(own, entries) for own in value)
+
+
+def ways_of(
+    given: list[Any], has_graph: bool, told: Sequence[Shape] | None = None
+) -> Iterator[tuple[list[Layout], str | int]]:
+    """Yields how the inputs may be laid out, the most general way first: shapes, and which lengths are one.
+
+    Args:
+        given: the inputs.
+        has_graph: whether the model says which of its lengths are open.
+        told: what a user has told of their lengths.
+    """
     plain = [Layout(tuple(own.shape), own.dtype, own.name) for own in given]
+    if told is not None:
+        plain = [replace(own, at=lengths) for own, lengths in zip(plain, told, strict=True)]
     variants = [plain]
     if not has_graph:
-        open_lengths = [Layout((None,) * min(2, len(p.shape)) + p.shape[2:], p.dtype, p.name) for p in plain]
-        integers = [[Layout(p.shape, "int32", p.name) for p in own] for own in (open_lengths, plain)]
+        open_lengths = [replace(own, shape=(None,) * min(2, len(own.shape)) + own.shape[2:]) for own in plain]
+        integers = [[replace(p, dtype="int32") for p in own] for own in (open_lengths, plain)]
         variants = [open_lengths, plain, *integers]
     for own in variants:
         lengths = [p for p in own if None in p.shape[1:]]
@@ -83,26 +161,33 @@ def ways_of(given: list[Any], has_graph: bool) -> Iterator[tuple[list[Layout], s
         alone = [number for number, p in enumerate(own) if None in p.shape[1:]] if len(lengths) > 2 else []
         for groups in ("apart", "by_prefix", *alone, "one") if len(lengths) > 1 else ("one",):
             yield own, groups
-    for own in variants:
-        if any(None in p.shape[1:] for p in own):
-            yield [Layout((p.shape[0], *(n or THIRD[1] for n in p.shape[1:])), p.dtype, p.name) for p in own], "one"
+    with_lengths = [own for own in variants if any(None in p.shape[1:] for p in own)]
+    if told is None:
+        for own in with_lengths:
+            yield [replace(p, at=tuple(_EVEN if n is None else n for n in p.shape)) for p in own], "one"
+    for own in with_lengths:
+        yield [p.fixed() for p in own], "one"
 
 
 def symbols_of(inputs: list[Layout], groups: str | int) -> list[tuple[list[tuple[int, int]], Symbol]]:
-    """Returns the open lengths of the inputs: which axes are one, and what they are in both traces."""
+    """Returns the open lengths of the inputs: which axes are one, and what they are in both traces and the run."""
     found: dict[Any, list[tuple[int, int]]] = {}
     for number, own in enumerate(inputs):
         for axis, length in enumerate(own.shape):
             if length is None:
                 prefix = own.name.split("_")[0] if groups == "by_prefix" else number if groups == "apart" else None
                 prefix = number == groups if isinstance(groups, int) else prefix
-                found.setdefault((axis, None if axis == 0 else prefix), []).append((number, axis))
+                told = own.chosen[axis]
+                found.setdefault((axis, told, None if axis == 0 else prefix), []).append((number, axis))
     result = []
-    for (axis, _), members in found.items():
+    for (axis, told, _), members in found.items():
+        # Numbers that no two of these have in common.
+        count = sum(own.axis[1] > 0 for _, own in result)
         if axis == 0:
-            result.append((members, Symbol(members[0], SMALL[0], OTHER[0])))
+            sizes = SMALL[0], OTHER[0], THIRD[0]
+        elif told is None:
+            sizes = SMALL[1] + 2 * count, OTHER[1] + 6 * count, THIRD[1] + 2 * count
         else:
-            # Numbers that no two of these have in common.
-            step = 2 * sum(own.axis[1] > 0 for _, own in result)
-            result.append((members, Symbol(members[0], SMALL[1] + step, OTHER[1] + 3 * step)))
+            sizes = told, (2 + count) * told, (3 if 3 * told <= _LONGEST_CHECK else 1) * told
+        result.append((members, Symbol(members[0], *sizes)))
     return result

@@ -21,8 +21,9 @@ from keras import tree
 from keras.src.ops.node import Node
 from keras.src.ops.numpy import Reshape
 
+from tfprune.borders import warn
 from tfprune.graph.closing import can_be_opened
-from tfprune.graph.layouts import THIRD, Layout, inputs_of, symbols_of, ways_of
+from tfprune.graph.layouts import THIRD, Layout, inputs_of, symbols_of, told_shapes, ways_of
 from tfprune.graph.nodes import copied, is_graph, nodes_in, set_path, substituted
 from tfprune.graph.sizes import NotAlike, SizedCall, aligned, anchors, array_of
 from tfprune.graph.table import version_of_table
@@ -30,7 +31,9 @@ from tfprune.graph.tracing import Trace, Traced, run_graph, takes_training, trac
 from tfprune.layers.opened import Size, Sized, SizedArray, put
 
 _PLACE = "_tfprune_opened"
-_ORIGINALS, _IN_TRAINING = "_tfprune_originals", "_tfprune_in_training"
+_ORIGINALS, _IN_TRAINING, _CHECKED = "_tfprune_originals", "_tfprune_in_training", "_tfprune_checked_at"
+_TOLD = "_tfprune_input_shapes"
+_WAY_OUT = " (where it takes certain lengths alone, tell one: unit_groups(model, input_shapes=...))"
 _LONG = (1024, 512, 256, 128, 64, 32)
 _TOLERANCE = 1e-4
 _lock = threading.RLock()
@@ -67,6 +70,28 @@ def opened(model: keras.Model) -> keras.Model | None:
         return result
 
 
+def tell_input_shapes(model: keras.Model, shapes: Any) -> None:
+    """Notes at which lengths the code of a model runs; they hold from now on, wherever it is opened.
+
+    Raises:
+        ValueError: if they do not fit the inputs.
+        TypeError: if they are no shapes.
+    """
+    own = _graph_of(model)
+    structure = own._inputs_struct if hasattr(own, "_nodes_by_depth") else inputs_of(own)
+    vars(own)[_TOLD] = told_shapes(structure, shapes)
+
+
+def keep_input_shapes(old: keras.Model, new: keras.Model) -> None:
+    """Tells a model the lengths that another one, of which it was made, was told."""
+    if (told := vars(_graph_of(old)).get(_TOLD)) is not None:
+        vars(_graph_of(new))[_TOLD] = told
+
+
+def _graph_of(model: keras.Model) -> Any:
+    return getattr(model, "_functional", None) or model
+
+
 def is_opened(graph: keras.Model) -> bool:
     """Whether a functional graph is the opened form of a model."""
     return _ORIGINALS in vars(graph)
@@ -78,8 +103,9 @@ def originals(form: keras.Model) -> dict[int, Any]:
 
 
 def example_inputs(form: keras.Model, shapes: Sequence[Sequence[int]] | None = None) -> Any:
-    """Returns small random inputs of these shapes for an opened form, structured as it takes them."""
+    """Returns random inputs for a form, as it takes them, of the shapes at which it was checked or of others."""
     generator = np.random.default_rng(1)
+    shapes = vars(form).get(_CHECKED) if shapes is None else shapes
     arrays = []
     for number, tensor in enumerate(form.inputs):
         open_lengths = [own or THIRD[axis > 0] for axis, own in enumerate(tensor.shape)]
@@ -111,7 +137,7 @@ def _token(model: keras.Model, version: int | None) -> tuple:
         to_open = held.token[1]
     else:
         to_open = tuple(id(layer) for layer in model._flatten_layers(include_self=False) if can_be_opened(layer))
-    return graph, to_open, _flags(model) if held.opened is not None else ()
+    return graph, to_open, vars(model).get(_TOLD), _flags(model) if held.opened is not None else ()
 
 
 def _may(model: keras.Model) -> bool:
@@ -150,7 +176,7 @@ def _open(model: keras.Model, has_graph: bool) -> tuple[keras.Model | None, str]
     call = (lambda inputs: run_graph(model, tree.flatten(inputs))) if has_graph else model.call
     failed: list[tuple[Any, str]] = []
     best: tuple[int, Any] | None = None
-    for inputs, groups in ways_of(given, has_graph):
+    for inputs, groups in ways_of(given, has_graph, vars(model).get(_TOLD)):
         try:
             found = _opened_at(model, structure, inputs, groups, call, has_graph)
         except NotAlike as reason:
@@ -164,17 +190,34 @@ def _open(model: keras.Model, has_graph: bool) -> tuple[keras.Model | None, str]
         if not found[0]:
             break
     if best is not None:
+        _warn_of_fixed_lengths(model, best[1], has_graph)
         return best[1], ""
     # What fails at the shapes that the model was made for says more than what fails at others.
     shapes = [tuple(own.shape) for own in given]
     reason = next((reason for inputs, reason in failed if [own.shape for own in inputs] == shapes), failed[-1][1])
     if has_graph:
-        return None, reason
+        is_open = _TOLD not in vars(model) and any(None in shape[1:] for shape in shapes)
+        return None, reason + (_WAY_OUT if is_open else "")
     raise ValueError(
         f"model {model.name!r} is a subclassed model ({type(model).__name__}), and its code cannot be followed: "
         f"{reason}. Make it functional: inputs = keras.Input(shape); "
-        "model = keras.Model(inputs, model.call(inputs)); or teach its layers with tfprune.graph.register."
+        "model = keras.Model(inputs, model.call(inputs)); or teach its layers with tfprune.graph.register. Where "
+        "its code takes certain lengths alone, tell one: unit_groups(model, input_shapes=...)."
     )
+
+
+def _warn_of_fixed_lengths(model: keras.Model, form: keras.Model, has_graph: bool) -> None:
+    """Warns where the package had to choose a length that the model leaves open."""
+    if not has_graph or _TOLD in vars(model):
+        return
+    for own, found in zip(model.inputs, form.inputs, strict=True):
+        if tuple(own.shape[1:]) != tuple(found.shape[1:]):
+            warn(
+                f"unit_groups: the code of model {model.name!r} could be followed at one length alone, so that masks "
+                f"and scores take no other; input {own.name!r} was taken as {tuple(found.shape)}. Tell the shapes of "
+                "your data: unit_groups(model, input_shapes=...). What remove cuts takes what the model takes."
+            )
+            return
 
 
 def _opened_at(
@@ -369,8 +412,8 @@ def _check(model: Any, result: keras.Model, inputs: list[Layout], symbols: list)
     shapes = [list(own.shape) for own in inputs]
     for members, symbol in symbols:
         for number, axis in members:
-            later = 2 * sum(own.axis[1] > 0 and own.axis < symbol.axis for _, own in symbols)
-            shapes[number][axis] = THIRD[0] if axis == 0 else THIRD[1] + later
+            shapes[number][axis] = symbol.three
+    vars(result)[_CHECKED] = shapes
     _run_without_sizes(result)
     given = example_inputs(result, shapes)
     if not gives_same(model(given, training=False), result(given, training=False), _TOLERANCE):

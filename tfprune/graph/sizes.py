@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import combinations, product
+from math import prod
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.ops.numpy import Reshape
 
 from tfprune.graph.tracing import Trace, Traced
 from tfprune.layers.opened import Path, Size
 
 _BOOKKEEPING = ("name", "_inbound_nodes", "_outbound_nodes", "_auto_config", "_lock", "_remat_mode", "_tracker")
 _MOST_FACTOR = 8
+_LARGEST_PART = 4096
 
 
 class NotAlike(Exception):
@@ -24,11 +28,12 @@ class NotAlike(Exception):
 
 @dataclass(frozen=True)
 class Symbol:
-    """Lengths of the inputs that are one: the first of them, and what it is in both traces."""
+    """Lengths of the inputs that are one: the first of them, and what it is in both traces and the run after them."""
 
     axis: tuple[int, int]
     one: int
     two: int
+    three: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +85,12 @@ def _aligned(one: Traced, two: Traced, symbols: Sequence[Symbol], places: list[d
             if _is_array(a):
                 raise NotAlike(f"{one.name} holds an array that follows the sizes")
             result.settings[path] = _size(a, b, symbols, one.name)
+        if result.settings and isinstance(one.operation, Reshape):
+            # What is left to be found out says more as a size: where the samples lie, say.
+            shapes = one.outputs[0].shape, two.outputs[0].shape
+            for place, told in enumerate(one.operation.newshape):
+                if told == -1 and shapes[0][place] != shapes[1][place]:
+                    result.settings["newshape", place] = _size(*(own[place] for own in shapes), symbols, one.name)
     given = [{**dict(enumerate(call.args)), **call.kwargs} for call in (one, two)]
     for path, a, b in _differences(*given, ()):
         if isinstance(a, keras.KerasTensor) and isinstance(b, keras.KerasTensor):
@@ -145,11 +156,15 @@ def _size(one: Any, two: Any, symbols: Sequence[Symbol], name: str) -> Size:
     """Returns the size that is `one` in the first trace and `two` in the second."""
     if isinstance(one, int | np.integer) and isinstance(two, int | np.integer):
         one, two = int(one), int(two)
-        for count in (1, 2):
-            for own in combinations(symbols, count):
-                both = np.prod([symbol.one for symbol in own]), np.prod([symbol.two for symbol in own])
-                if one % both[0] == 0 and one * both[1] == two * both[0]:
-                    return one // int(both[0]), tuple(symbol.axis for symbol in own), 0
+        parts: list[Size] = []
+        for own in (found for count in (1, 2, 3) for found in combinations(symbols, count)):
+            both = [prod(sizes) for sizes in zip(*((symbol.one, symbol.two) for symbol in own), strict=True)]
+            if one * both[1] == two * both[0]:
+                parts.append((Fraction(one, both[0]), tuple(symbol.axis for symbol in own), 0))
+        # A whole number of times says more than a part of it.
+        for factor, axes, offset in sorted(parts, key=lambda size: size[0].denominator):
+            if factor.denominator <= _LARGEST_PART:
+                return (factor.numerator if factor.denominator == 1 else factor), axes, offset
         for symbol in symbols:
             for factor in (*range(1, _MOST_FACTOR), *range(-_MOST_FACTOR, 0)):
                 if one - factor * symbol.one == two - factor * symbol.two:

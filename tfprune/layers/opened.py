@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import keras
@@ -64,7 +65,7 @@ class WithMask(keras.Operation):
         return result
 
 
-Size = tuple[int, tuple[tuple[int, int], ...], int]
+Size = tuple[int | Fraction, tuple[tuple[int, int], ...], int]
 """A size that follows the inputs: `(factor, ((input, axis), ...), offset)`, factor times these lengths plus offset."""
 
 Path = tuple[Any, ...]
@@ -73,10 +74,10 @@ Path = tuple[Any, ...]
 def length_of(size: Size, like: Sequence[Any]) -> Any:
     """Returns a size for these inputs: an int where their shapes say it, else a scalar tensor."""
     factor, axes, offset = size
-    result: Any = factor
+    result: Any = factor.numerator
     for number, axis in axes:
         result = result * ops.shape(like[number])[axis]
-    return result + offset
+    return result // factor.denominator + offset
 
 
 def put(structure: Any, path: Path, value: Any) -> Any:

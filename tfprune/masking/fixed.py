@@ -12,7 +12,7 @@ from keras import tree
 
 from tfprune.borders import warn
 from tfprune.graph import UnitGraph, unit_groups
-from tfprune.graph.groups import Group, Home, Member
+from tfprune.graph.members import Group, Home, Member
 from tfprune.graph.walk import fresh_input, functional, run
 from tfprune.layers import (
     DirectionReplacement,

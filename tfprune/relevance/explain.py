@@ -203,8 +203,8 @@ class _Request:
             return None
         if self.is_path and any(array.dtype.kind not in "f" for array in self.inputs):
             raise ValueError(
-                f"method {self.method!r} walks through the input space, but the model reads integers. Explain the part "
-                "behind the embedding, or take 'compare_to_baseline'."
+                f"method {self.method!r} walks through the input space, but the model reads integers or words. Explain "
+                "the part behind the embedding, or take 'compare_to_baseline'."
             )
         if baseline is None:
             return [np.zeros_like(array[:1]) for array in self.inputs]

@@ -166,7 +166,10 @@ def _called(plan: Plan, recorder: Recorder, node: Any, args: tuple, kwargs: dict
         given = keras.tree.map_structure(lambda leaf: leaf.tensor if isinstance(leaf, Value) else leaf, (args, kwargs))
         return [Value(tensor) for tensor in keras.tree.flatten(operation(*given[0], **given[1]))]
     if not values:
-        raise TypeError(f"layer {name!r} ({type(operation).__name__}) reads integers, which only an Embedding may do.")
+        raise TypeError(
+            f"layer {name!r} ({type(operation).__name__}) reads integers or words, which only an Embedding may do. "
+            "Explain the part of the model behind it."
+        )
     if kwargs.get("training") is True:
         raise ValueError(
             f"layer {name!r} was built into the graph with training=True, so what it computes is random or hangs on "

@@ -26,7 +26,14 @@ from tfprune.borders import warn
 from tfprune.graph.blocks import Removal
 from tfprune.graph.closing import can_be_opened
 from tfprune.graph.nodes import drop_path, name_of, nodes_in, substituted
-from tfprune.graph.opened import example_inputs, gives_same, is_opened, originals, other_in_training
+from tfprune.graph.opened import (
+    example_inputs,
+    gives_same,
+    is_opened,
+    keep_input_shapes,
+    originals,
+    other_in_training,
+)
 from tfprune.graph.walk import functional
 from tfprune.layers.opened import HeldWeight, Sized, SizedArray, WithMask
 from tfprune.surgery.configuring import Configurer, Refused, in_one_line
@@ -112,6 +119,7 @@ def finished(model: keras.Model, rebuilt: Rebuild, *, form: str = "auto", keep_o
     """
     if is_opened(functional(model)) or form not in ("auto", "plain"):
         rebuilt.model = _housed(rebuilt, form)
+    keep_input_shapes(model, rebuilt.model)
     compile_like(model, rebuilt, keep_optimizer=keep_optimizer)
     return rebuilt.model
 
@@ -186,7 +194,7 @@ class _House:
         if type(self.model).__module__.startswith("keras.src.models"):
             raise Refused(f"its class is a plain keras.{type(self.model).__name__}")
         self._refuse_biases("")
-        new = self._configurer.built(self.model, lambda new: new(example_inputs(self.rebuilt.model)))
+        new = self._configurer.built(self.model, lambda new: new(example_inputs(self.opened)))
         self._compare_classes(new)
         return new
 
@@ -238,7 +246,7 @@ class _House:
 
     def check(self, model: keras.Model) -> None:
         """Raises Refused unless a model computes what was cut."""
-        inputs = example_inputs(self.rebuilt.model)
+        inputs = example_inputs(self.opened)
         if not gives_same(self.rebuilt.model(inputs, training=False), model(inputs, training=False), self._tolerance):
             raise Refused("it computes something else than the cut graph")
         read = {id(own) for own in self.opened.weights}

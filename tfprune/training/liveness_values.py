@@ -12,8 +12,8 @@ from keras import ops
 from tfprune.compiling import ByLengths
 from tfprune.data import as_batches
 from tfprune.graph import unit_groups
-from tfprune.graph.groups import Home, Member
 from tfprune.graph.kernels import making_kernels
+from tfprune.graph.members import Home, Member
 from tfprune.graph.walk import call_operation, run_flat
 from tfprune.layers.opened import HeldWeight
 from tfprune.masking import has_values_before
