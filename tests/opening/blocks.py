@@ -342,7 +342,13 @@ class DropPath(layers.Layer):
         return x / (1 - self.rate) * keep
 
 
-@net(of_numbers(6, 4), "swin_0/mlp/up", "swin_1/mlp/up", whole=("swin_0/attn/qkv", "swin_1/attn/qkv"))
+@net(
+    of_numbers(6, 4),
+    "swin_0/mlp/up",
+    "swin_1/mlp/up",
+    whole=("swin_0/attn/qkv", "swin_1/attn/qkv"),
+    forms=("copy", "plain"),
+)
 def shifted_windows():
     inputs = keras.Input((6, 4), name="line")
     x = inputs
@@ -435,7 +441,7 @@ class RMSNorm(layers.Layer):
         return self.scale * (x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + 1e-6))
 
 
-@net(of_steps(4), "glu/gate", open_length=True, forms=("layers", "copy"))
+@net(of_steps(4), "glu/gate", open_length=True, forms=("layers", "copy", "plain"))
 def gated_feed_forward():
     inputs = keras.Input((None, 4), name="steps")
     x = inputs + SwiGLU(4, 10, name="glu")(RMSNorm(name="norm")(inputs))
@@ -469,7 +475,7 @@ class RawMLP(layers.Layer):
         return self.two(ops.relu(self.one(x)))
 
 
-@net(of_numbers(4), "raw/one/kernel")
+@net(of_numbers(4), "raw/one/kernel", forms=("copy", "plain"))
 def raw_weights():
     inputs = keras.Input((4,), name="x")
     return keras.Model(inputs, head(layers.ReLU()(RawMLP(name="raw")(inputs))), name="raw_weights")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -11,6 +11,9 @@ from keras import layers
 
 from tfprune.borders import warn
 from tfprune.graph.nodes import is_bookkeeping
+from tfprune.layers.opened import HeldWeight
+
+_OF_VARIABLES = ("trainable", "regularizer", "constraint")
 
 _WITHOUT_COMPUTED_STATE = (
     *(layers.Dense, layers.EinsumDense, layers.Embedding),
@@ -139,6 +142,16 @@ def carry_flags(pairs: Iterable[tuple[Any, Any, bool]]) -> None:
     for old, new, _ in pairs:
         for own, its in zip(old._trainable_variables, new._trainable_variables, strict=False):
             its.trainable = own.trainable
+        if isinstance(old, HeldWeight):
+            # What a layer says when it makes a weight itself no configuration holds.
+            for name in _OF_VARIABLES:
+                setattr(new.held, name, getattr(old.held, name))
+
+
+def as_rows(shape: Sequence[int]) -> tuple[int, int]:
+    """Returns the shape of a table that holds an array of this shape, its last axis in rows."""
+    width = int(shape[-1]) if len(shape) else 1
+    return int(np.prod(shape)) // max(width, 1), width
 
 
 def carry_moments(
@@ -169,6 +182,9 @@ def carry_moments(
         variable = of_slot.get(id(slot))
         if variable is not None:
             value = carried(variable, value)
+            if tuple(new_slot.shape) == as_rows(value.shape):
+                # Its weight may have become the rows of a table.
+                value = value.reshape(new_slot.shape)
         if tuple(new_slot.shape) == value.shape:
             new_slot.assign(value)
         else:

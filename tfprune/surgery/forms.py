@@ -2,7 +2,7 @@
 
 - "class": the model's own class, built from its configuration with smaller numbers (all blocks alike).
 - "layers": a plain functional model of the model's own blocks, each built from its own configuration.
-- "plain": layers of Keras alone.
+- "plain": layers of Keras alone; weights that code reads itself become those of an Embedding.
 - "copy": a copy of the model in which the cut layers and weights stand in the place of the old ones.
 - "graph": layers of Keras and operations of this package, where code asks one width for another, so that no copy of it
   runs once they differ.
@@ -12,7 +12,6 @@ Nothing is guessed without being checked: all weights have the cut shapes, and t
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -38,11 +37,14 @@ from tfprune.graph.walk import functional
 from tfprune.layers.opened import HeldWeight, Sized, SizedArray, WithMask
 from tfprune.surgery.configuring import Configurer, Refused, in_one_line
 from tfprune.surgery.copying import Copier, NotCopied
-from tfprune.surgery.rebuild import Cut, Rebuild, compile_like
+from tfprune.surgery.homes import at_home
+from tfprune.surgery.origins import ORIGIN, origin_after
+from tfprune.surgery.rebuild import Cut, Rebuild
+from tfprune.surgery.recompiling import compile_like
 
 FORMS = ("auto", "class", "layers", "plain", "copy", "graph")
 """The forms, in the order in which "auto" tries them."""
-_PLACE, _ORIGIN = "_tfprune_form", "_tfprune_origin"
+_PLACE = "_tfprune_form"
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 5e-2
 
 
@@ -57,37 +59,6 @@ class Form:
 
     name: str
     refused: dict[str, str]
-
-
-@dataclass(frozen=True)
-class CutStep:
-    """What was cut: the units that stayed, the form, how many each group had, and the layers that got a bias.
-
-    `on` is None for other changes than a cut. Layers are the numbers of their calls: names are numbered as Keras likes.
-    """
-
-    on: np.ndarray | None
-    form: str
-    sizes: list[int]
-    with_bias: list[int]
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a model in the form "copy" or "graph" was made of: the original's configuration, and the cuts.
-
-    `reason` says why there is no configuration.
-    """
-
-    config: dict | None
-    reason: str
-    steps: tuple[CutStep, ...]
-
-
-def origin_of(model: keras.Model) -> Origin | None:
-    """Returns what a model in the form "copy" was made of; None for every other model."""
-    origin = vars(model).get(_ORIGIN)
-    return origin if isinstance(origin, Origin) else None
 
 
 def form_of(model: keras.Model) -> Form:
@@ -127,7 +98,7 @@ def finished(model: keras.Model, rebuilt: Rebuild, *, form: str = "auto", keep_o
 def _housed(rebuilt: Rebuild, form: str) -> keras.Model:
     """Returns the rebuilt model in a form, the first that can be where it is "auto"."""
     house, refused = _House(rebuilt), dict[str, str]()
-    for name in FORMS[1:] if form == "auto" else (form,):
+    for name in house.order if form == "auto" else (form,):
         try:
             model = getattr(house, f"as_{name}")()
             if name not in ("plain", "graph"):
@@ -144,9 +115,9 @@ def _housed(rebuilt: Rebuild, form: str) -> keras.Model:
                     f"form {name!r} does not do. Its predictions are right; form='copy' keeps the code."
                 )
             vars(model)[_PLACE] = Form(name, refused)
-            vars(model).pop(_ORIGIN, None)
+            vars(model).pop(ORIGIN, None)
             if name in ("copy", "graph"):
-                vars(model)[_ORIGIN] = _origin(rebuilt, name)
+                vars(model)[ORIGIN] = origin_after(rebuilt, name)
                 vars(model)["save"] = _warn_and_save(model)
             return model
     told = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
@@ -181,13 +152,24 @@ class _House:
         self._gone = removal.variables | {id(weight) for layer in self._whole for weight in layer.weights}
         self._configurer = Configurer(self._new, self._numbers, self._changes, self._gone, self._whole)
 
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The forms as "auto" tries them: a copy goes before a graph in which weights have left their layers."""
+        reads = any(isinstance(own, HeldWeight) for own in self.rebuilt.model.operations)
+        return (*FORMS[1:3], "copy", "plain", "graph") if reads else FORMS[1:]
+
     def as_plain(self) -> keras.Model:
-        """The cut graph as it is, where nothing stands in it but what Keras has."""
-        ours = HeldWeight | Sized | SizedArray | WithMask
-        for operation in self.rebuilt.model.operations if self._is_opened else ():
-            if isinstance(operation, ours):
+        """The cut graph as it is, where nothing stands in it but what Keras has, or has homes for."""
+        operations = self.rebuilt.model.operations if self._is_opened else []
+        for operation in operations:
+            if isinstance(operation, Sized | SizedArray | WithMask):
                 raise Refused(f"no layer of Keras says what {name_of(operation)!r} computes")
-        return self.as_graph()
+        model = self.as_graph()
+        if any(isinstance(operation, HeldWeight) for operation in operations):
+            model, homes = at_home(model)
+            self.check(model)
+            self.rebuilt.housed(homes)
+        return model
 
     def as_class(self) -> keras.Model:
         """The model's own class, built from its configuration with other numbers."""
@@ -418,21 +400,6 @@ def _passed_on(node: Any, values: dict[int, Any]) -> dict[int, Any]:
         left = [own for own in left if own is not stream]
         result[id(output)] = values[id(stream)]
     return result
-
-
-def _origin(rebuilt: Rebuild, form: str) -> Origin:
-    graph, before = rebuilt.graph, origin_of(rebuilt.graph.model)
-    numbers = {id(node.operation): number for number, node in enumerate(nodes_in(functional(graph.model)))}
-    on = rebuilt.on if isinstance(rebuilt, Cut) else None
-    step = CutStep(on, form, list(graph.sizes.values()), sorted(numbers[key] for key in rebuilt.with_bias))
-    if before is not None:
-        return Origin(before.config, before.reason, (*before.steps, step))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return Origin(keras.saving.serialize_keras_object(graph.model), "", (step,))
-    except Exception as error:  # A class without a configuration, or with one that cannot be written.
-        return Origin(None, in_one_line(error), (step,))
 
 
 def _warn_and_save(model: keras.Model) -> Callable:

@@ -5,9 +5,8 @@ Layers of which nothing changes are copied, with all that they hold.
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -21,8 +20,9 @@ from tfprune.graph.nodes import copied, is_graph, keep_path
 from tfprune.graph.opened import is_opened
 from tfprune.graph.step import Edit
 from tfprune.graph.walk import flat_nodes, functional, nodes_of, run
-from tfprune.surgery.carrying import carry_flags, carry_moments, carry_weights, inner_pairs, own_variables
+from tfprune.surgery.carrying import carry_flags, carry_weights, inner_pairs, own_variables
 from tfprune.surgery.copying import Copier, NotCopied
+from tfprune.surgery.editing import add_bias, begins_with_array, change_entry, with_entry, without_build_config
 
 _OWN_OBJECTS = ("activation", "_initializer", "_regularizer", "_constraint")
 """Endings of configuration keys whose value is passed on as the object that the layer holds, registered or not."""
@@ -51,6 +51,7 @@ class Rebuild:
         self._touched = self._find_touched()
         self._copier = Copier(self.operation)
         self._rebuilt_layers: list[tuple[Any, Any]] = []
+        self._homes: dict[int, Any] = {}
         self.operations: dict[int, Any] = {}
         self.nodes: dict[int, Any] = {}
         # Serialisation of the user's own model in this process: its lambdas are as safe as they were.
@@ -173,7 +174,7 @@ class Rebuild:
         held = {**dict(enumerate(args)), **kwargs}
         for edit in edits:
             place, *inner = edit.path
-            held[place] = _edited(held[place], inner, lambda old, edit=edit: self._changed(node, edit, old))
+            held[place] = with_entry(held[place], inner, lambda old, edit=edit: self._changed(node, edit, old))
         return tuple(held[place] for place in range(len(args))), {name: held[name] for name in kwargs}
 
     def _changed(self, holder: Any, edit: Edit, old: Any) -> Any:
@@ -211,16 +212,16 @@ class Rebuild:
             with warnings.catch_warnings():
                 # Nothing is written to a file here, and the functions themselves are passed on below.
                 warnings.filterwarnings("ignore", message="The object being serialized includes a `lambda`")
-                config = _without_build_config(old.get_config())
+                config = without_build_config(old.get_config())
             for edit in self.graph.records.edits.get(id(old), {}).values():
-                _edit(config, edit.path, lambda value, edit=edit: self._changed(old, edit, value))
+                change_entry(config, edit.path, lambda value, edit=edit: self._changed(old, edit, value))
             if id(old) in self.with_bias:
-                _add_bias(old, config)
+                add_bias(old, config)
             for key in config:
                 if key.endswith(_OWN_OBJECTS) and hasattr(old, key) and not isinstance(getattr(old, key), str):
                     config[key] = getattr(old, key)
             # An array that the weights once began with would fit no more.
-            config = {key: value for key, value in config.items() if not _begins_with_array(value)}
+            config = {key: value for key, value in config.items() if not begins_with_array(value)}
             if isinstance(old, keras.layers.Lambda):
                 # Its configuration holds the bytes of the function, without what the function refers to.
                 config.update(function=old.function, output_shape=old._output_shape, mask=old.mask)
@@ -235,6 +236,10 @@ class Rebuild:
                 "Give the class a get_config() that returns all arguments of its constructor."
             ) from error
 
+    def housed(self, homes: Mapping[int, Any]) -> None:
+        """Notes which variables now stand in the place of others of the new model, by the `id` of those."""
+        self._homes.update(homes)
+
     def new_variables(self) -> dict[int, Any]:
         """Returns the variable of the new model for the `id` of every variable of the old one."""
         found = self._copied_variables()
@@ -242,7 +247,7 @@ class Rebuild:
             own = [variable for variable in own_variables(new) if not (added and variable is new.bias)]
             for one, other in zip(own_variables(old), own, strict=True):
                 found.setdefault(id(one), other)
-        return found
+        return {key: self._homes.get(id(own), own) for key, own in found.items()}
 
     def _copied_variables(self) -> dict[int, Any]:
         """Returns what stands for variables that were copied with layers of which nothing is cut.
@@ -335,34 +340,6 @@ class Cut(Rebuild):
         return value * record.rescale(self.kept(ids[-1])) if ids else value
 
 
-def can_get_bias(layer: Any) -> bool:
-    """Whether a layer that has no bias can be built anew with one."""
-    if isinstance(layer, keras.layers.TimeDistributed | keras.layers.Bidirectional):
-        layer = layer.forward_layer if isinstance(layer, keras.layers.Bidirectional) else layer.layer
-    if type(layer) is keras.layers.EinsumDense:
-        return layer.bias_axes is None
-    return "use_bias" in getattr(layer, "cell", layer).get_config()
-
-
-def _add_bias(layer: Any, config: dict) -> None:
-    """Changes the configuration of a layer so that it has a bias."""
-    if type(layer) is keras.layers.EinsumDense:
-        given, _, target = (part.strip() for part in layer.equation.replace("->", ",").split(","))
-        config["bias_axes"] = "".join(letter for letter in target if letter not in given)
-        return
-    inner = [config[key]["config"] for key in ("layer", "backward_layer") if config.get(key) is not None]
-    for own in inner or [config]:
-        if "bias_axes" in own:
-            _add_bias(layer.layer, own)
-        else:
-            # That of an RNN lies in its cell's.
-            own.get("cell", {"config": own})["config"]["use_bias"] = True
-
-
-def _begins_with_array(value: Any) -> bool:
-    return isinstance(value, keras.initializers.Constant) and np.ndim(value.value) > 0
-
-
 def _holds_layers(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(_holds_layers(part) for part in value.values())
@@ -375,72 +352,3 @@ def _has_usual_constructor(model: keras.Model) -> bool:
     """Whether the class of a functional model can be called as `(inputs, outputs, name=...)`."""
     own = [c for c in type(model).__mro__ if c.__module__.split(".")[0] != "keras" and "__init__" in vars(c)]
     return all(c is object for c in own)
-
-
-def _without_build_config(config: Any) -> Any:
-    """Returns a copy of the configuration without the input shapes that wrappers keep of their inner layers."""
-    if isinstance(config, dict):
-        return {key: _without_build_config(value) for key, value in config.items() if key != "build_config"}
-    if type(config) in (list, tuple):
-        return type(config)(_without_build_config(value) for value in config)
-    return config
-
-
-def _edited(value: Any, path: list, change: Callable[[Any], Any]) -> Any:
-    """Returns an argument with the entry at `path` of its nested lists changed; the argument itself stays."""
-    if not path:
-        return change(value)
-    parts = list(value)
-    parts[path[0]] = _edited(parts[path[0]], path[1:], change)
-    return tuple(parts) if isinstance(value, tuple) else parts
-
-
-def _edit(config: dict, path: tuple, change: Callable[[Any], Any]) -> None:
-    """Changes the entry at `path` in place; tuples on the way become lists."""
-    holder: Any = config
-    for key in path[:-1]:
-        if isinstance(holder[key], tuple):
-            holder[key] = list(holder[key])
-        elif isinstance(holder[key], int):
-            holder[key] = [holder[key]]
-        holder = holder[key]
-    holder[path[-1]] = change(holder[path[-1]])
-
-
-def compile_like(old: keras.Model, rebuilt: Rebuild, *, keep_optimizer: bool) -> None:
-    """Compiles the new model with the old one's own loss, metrics and a fresh optimizer of the same settings."""
-    new = rebuilt.model
-    if not old.compiled or old._compile_config is None:
-        if keep_optimizer:
-            raise ValueError(f"keep_optimizer: model {old.name!r} is not compiled, so it has no optimizer.")
-        return
-    arguments = dict(old._compile_config.config)
-    arguments["optimizer"] = old.optimizer.from_config(old.optimizer.get_config())
-    for key in ("metrics", "weighted_metrics"):
-        arguments[key] = tree.map_structure(_fresh_metric, arguments.get(key))
-    accepted = inspect.signature(new.compile).parameters
-    new.compile(**{key: value for key, value in arguments.items() if key in accepted or "kwargs" in accepted})
-    if keep_optimizer:
-        gone = rebuilt.removal.variables if isinstance(rebuilt, Cut) else ()
-        carry_moments(old.optimizer, new.optimizer, _in_order_of(old, rebuilt, gone), rebuilt.carried, gone)
-
-
-def _in_order_of(old: keras.Model, rebuilt: Rebuild, gone: Collection[int]) -> list[Any]:
-    """Returns the new model's trainable variables in the order of the old one's, which need not be its own.
-
-    A functional model counts its layers as they are called, a subclassed one as they are held.
-    """
-    pairs, mine = rebuilt.new_variables(), {id(own) for own in rebuilt.model.variables}
-    found = [pairs.get(id(own)) for own in old.trainable_variables if id(own) not in gone]
-    ordered = all(id(own) in mine for own in found) and len(found) == len(rebuilt.model.trainable_variables)
-    return found if ordered else rebuilt.model.trainable_variables
-
-
-def _fresh_metric(metric: Any) -> Any:
-    if not isinstance(metric, keras.metrics.Metric):
-        return metric
-    try:
-        return type(metric).from_config(metric.get_config())
-    except (TypeError, NotImplementedError):
-        warn(f"metric {metric.name!r} cannot be copied, so both models count in the same one.")
-        return metric

@@ -63,10 +63,11 @@ def remove(
             samples are enough; below 300 there is a warning.
         form: where the result lives, if the model is subclassed or has layers that are made of layers: in "class", its
             own class with smaller numbers; in "layers", a functional model of its own blocks, each built from its
-            configuration; in "plain", layers of Keras alone; in "copy", a copy that holds the cut layers in the place
-            of the old ones; in "graph", layers of Keras and operations of this package, where no copy runs. "auto"
-            takes the first of these that can be; `form_of(result)` says which, and why no other. A model of layers that
-            are all known is cut in the form "plain".
+            configuration; in "plain", layers of Keras alone (weights that code reads itself become rows of an
+            Embedding); in "copy", a copy that holds the cut layers in the place of the old ones; in "graph", layers of
+            Keras and operations of this package, where no copy runs. "auto" takes the first of these that can be, a
+            copy before "plain" where code reads weights; `form_of(result)` says which, and why no other. A model of
+            layers that are all known is cut in the form "plain".
         sequential: False fits every reader to the original's activations alone, without regard to what the repairs
             before it leave: cheaper to reason about, and decidedly worse on deep models.
         keep_optimizer: whether the new model's optimizer gets the old one's moments, cut likewise.

@@ -20,7 +20,8 @@ from tfprune.repair.readers import MOST_COLUMNS, Reading, picked_positions
 from tfprune.repair.rules import Channels, Repair, affine, least_squares
 from tfprune.repair.samples import Fit, warn_of_few_samples
 from tfprune.surgery.activations import Activations, Program
-from tfprune.surgery.rebuild import Cut, can_get_bias
+from tfprune.surgery.editing import can_get_bias
+from tfprune.surgery.rebuild import Cut
 from tfprune.surgery.sites import Addition, Followers, Site, batch_size_for, find_sites
 
 _MOST_BYTES = 2**30

@@ -21,7 +21,8 @@ from tfprune.files import atomic_write
 from tfprune.graph import unit_groups
 from tfprune.graph.nodes import nodes_in
 from tfprune.graph.walk import functional
-from tfprune.surgery.forms import CutStep, Origin, finished, origin_of
+from tfprune.surgery.forms import finished
+from tfprune.surgery.origins import CutStep, Origin, origin_of
 from tfprune.surgery.rebuild import Cut
 
 _HEADER, _VERSION = "tfprune.json", 1
