@@ -79,6 +79,12 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(message, category, stacklevel=outermost + 1)
 
 
+def in_one_line(error: BaseException, most: int = 160) -> str:
+    """Returns the message of an error without line breaks and colours, and not too much of it."""
+    message = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    return message if len(message) <= most else message[: most - 3] + "..."
+
+
 def names_of(given: Any, what: str) -> list[str]:
     """Returns names as a list; what is given may be one name or several.
 

@@ -243,3 +243,21 @@ def test_a_model_that_needs_no_opening_takes_them_too():
     assert list(tfprune.unit_groups(model, input_shapes=(None, 4))) == ["hidden"]
     with pytest.raises(ValueError, match="input_shapes of 'keras_tensor.* its own elsewhere; received"):
         tfprune.unit_groups(model, input_shapes=(None, 5))
+
+
+def test_a_file_keeps_what_was_told(tmp_path):
+    model = around(Table, "table")
+    tfprune.unit_groups(model, input_shapes=(None, 24, 3))
+    small = masked_is_removed(model, sequence(24), form="copy")
+    tfprune.save(small, tmp_path / "small.tfprune")
+    x = sequence(24)
+    for options in ({"custom_objects": {"Table": Table}}, {"model": around(Table, "table")}):
+        back = tfprune.load(tmp_path / "small.tfprune", **options)
+        assert difference(flat(small(x)), flat(back(x))) < 1e-6
+        assert not tfprune.unit_groups(back).walls
+
+
+def test_a_length_at_which_the_code_does_not_run_is_named():
+    graph = tfprune.unit_groups(around(Table, "table"), input_shapes=(None, 23, 3))
+    assert "at the input_shapes that were told, (None, 23, 3)" in graph.walls["table"]
+    assert "\x1b" not in graph.walls["table"] and "tell one" not in graph.walls["table"]

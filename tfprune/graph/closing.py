@@ -38,6 +38,11 @@ def closed(*layer_classes: type) -> Any:
     return layer_classes[0] if layer_classes else None
 
 
+def is_closed(operation: Any) -> bool:
+    """Whether an operation is a layer that was closed, and that the table does not know."""
+    return own_class(operation) in _closed_classes and row_of(operation) is None
+
+
 def can_be_opened(operation: Any) -> bool:
     """Whether an operation is a layer that the table does not know, so that its code is looked into."""
     own = own_class(operation)

@@ -84,8 +84,13 @@ def tell_input_shapes(model: keras.Model, shapes: Any) -> None:
 
 def keep_input_shapes(old: keras.Model, new: keras.Model) -> None:
     """Tells a model the lengths that another one, of which it was made, was told."""
-    if (told := vars(_graph_of(old)).get(_TOLD)) is not None:
+    if (told := told_input_shapes(old)) is not None:
         vars(_graph_of(new))[_TOLD] = told
+
+
+def told_input_shapes(model: keras.Model) -> tuple[tuple[int | None, ...], ...] | None:
+    """Returns the lengths that a model was told, None if it was told none."""
+    return vars(_graph_of(model)).get(_TOLD)
 
 
 def _graph_of(model: keras.Model) -> Any:
@@ -137,7 +142,7 @@ def _token(model: keras.Model, version: int | None) -> tuple:
         to_open = held.token[1]
     else:
         to_open = tuple(id(layer) for layer in model._flatten_layers(include_self=False) if can_be_opened(layer))
-    return graph, to_open, vars(model).get(_TOLD), _flags(model) if held.opened is not None else ()
+    return graph, to_open, told_input_shapes(model), _flags(model) if held.opened is not None else ()
 
 
 def _may(model: keras.Model) -> bool:
@@ -176,7 +181,7 @@ def _open(model: keras.Model, has_graph: bool) -> tuple[keras.Model | None, str]
     call = (lambda inputs: run_graph(model, tree.flatten(inputs))) if has_graph else model.call
     failed: list[tuple[Any, str]] = []
     best: tuple[int, Any] | None = None
-    for inputs, groups in ways_of(given, has_graph, vars(model).get(_TOLD)):
+    for inputs, groups in ways_of(given, has_graph, told_input_shapes(model)):
         try:
             found = _opened_at(model, structure, inputs, groups, call, has_graph)
         except NotAlike as reason:
@@ -196,8 +201,10 @@ def _open(model: keras.Model, has_graph: bool) -> tuple[keras.Model | None, str]
     shapes = [tuple(own.shape) for own in given]
     reason = next((reason for inputs, reason in failed if [own.shape for own in inputs] == shapes), failed[-1][1])
     if has_graph:
-        is_open = _TOLD not in vars(model) and any(None in shape[1:] for shape in shapes)
-        return None, reason + (_WAY_OUT if is_open else "")
+        told = told_input_shapes(model)
+        if told is not None:
+            return None, f"{reason} (at the input_shapes that were told, {', '.join(map(str, told))})"
+        return None, reason + (_WAY_OUT if any(None in shape[1:] for shape in shapes) else "")
     raise ValueError(
         f"model {model.name!r} is a subclassed model ({type(model).__name__}), and its code cannot be followed: "
         f"{reason}. Make it functional: inputs = keras.Input(shape); "
@@ -208,7 +215,7 @@ def _open(model: keras.Model, has_graph: bool) -> tuple[keras.Model | None, str]
 
 def _warn_of_fixed_lengths(model: keras.Model, form: keras.Model, has_graph: bool) -> None:
     """Warns where the package had to choose a length that the model leaves open."""
-    if not has_graph or _TOLD in vars(model):
+    if not has_graph or told_input_shapes(model) is not None:
         return
     for own, found in zip(model.inputs, form.inputs, strict=True):
         if tuple(own.shape[1:]) != tuple(found.shape[1:]):

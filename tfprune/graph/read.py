@@ -24,7 +24,7 @@ from tfprune.graph import (  # noqa: F401  (they fill the table)
     rows_statistics,
 )
 from tfprune.graph.checks import check_outputs
-from tfprune.graph.closing import can_be_opened
+from tfprune.graph.closing import can_be_opened, is_closed
 from tfprune.graph.ids import NOTHING
 from tfprune.graph.nodes import is_graph, name_of
 from tfprune.graph.opened import why_not_opened
@@ -154,6 +154,8 @@ class _Reader:
         step = Step(self.records, node, name, operation)
         untracked = [step.untracked(k) for k in range(len(node.outputs))]
         reason = self._why_not(operation)
+        if reason is not None and _only_prepares(operation, signals):
+            return untracked
         if reason is not None:
             self._closed.append((name, node.operation))
             step.wall(reason, signals)
@@ -187,6 +189,8 @@ class _Reader:
             return f"its code cannot be followed: {operation._tfprune_closed}"
         if self.not_opened and can_be_opened(operation):
             return f"its code cannot be followed: {self.not_opened}"
+        if is_closed(operation):
+            return "it was closed by tfprune.graph.closed"
         if row_of(operation) is None:
             return f"the class {type(operation).__name__} is not known; teach it with tfprune.graph.register"
         inside = [operation, getattr(operation, "layer", None)]
@@ -212,6 +216,12 @@ class _Reader:
     def _settle(self, trail: list[Spot], spot: Spot) -> None:
         trail.append(spot)
         self._at_home.setdefault(id(spot.tensor), []).append(trail)
+
+
+def _only_prepares(operation: Any, signals: list[Signal]) -> bool:
+    """Whether an operation is a layer of Keras that prepares data: neither what enters nor what it gives are units."""
+    of_keras = type(operation).__module__.startswith("keras.src.layers.preprocessing.")
+    return of_keras and all(ids is None for signal in signals for ids in signal.axes)
 
 
 def _home(outputs: list[Signal], ids: np.ndarray) -> tuple[Any, int] | None:

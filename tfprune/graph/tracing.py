@@ -22,6 +22,7 @@ from keras import ops, tree
 from keras.src import backend
 from keras.src.models.functional import Functional
 
+from tfprune.borders import in_one_line
 from tfprune.graph.closing import OPENED, can_be_opened, own_class
 from tfprune.graph.hooks import any_index, restore, state_of, variables_of
 from tfprune.graph.nodes import nodes_in, substituted
@@ -83,10 +84,8 @@ def where_it_failed(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(_FOLDERS)]
     frame = (own or frames)[-1]
-    message = " ".join(str(error).split())
-    short = message if len(message) < 200 else message[:197] + "..."
     place = "/".join(frame.filename.split("/")[-2:])
-    return f"{place}, line {frame.lineno}: {type(error).__name__}: {short}"
+    return f"{place}, line {frame.lineno}: {type(error).__name__}: {in_one_line(error, 200)}"
 
 
 @dataclass

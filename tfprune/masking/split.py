@@ -79,7 +79,14 @@ class SplitModel:
             if read and any(batch_of(tensor, batches) is None for tensor in read):
                 again.add(id(node))
                 read_after.update(id(tensor) for tensor in node.input_tensors)
-        self._before = [node for node in before if id(node) not in again]
+        # Where it is read before the first mask as well, it is made there too.
+        read_before: set[int] = set()
+        twice = set()
+        for node in reversed(before):
+            if id(node) not in again or any(id(tensor) in read_before for tensor in node.outputs):
+                twice.add(id(node))
+                read_before.update(id(tensor) for tensor in node.input_tensors)
+        self._before = [node for node in before if id(node) in twice]
         after = {id(node) for node in after} | again
         self._after = [node for node in nodes if id(node) in after]
         points_only = on_points - on_masks - {id(tensor) for node in self._after for tensor in node.outputs}

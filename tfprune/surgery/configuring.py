@@ -14,6 +14,10 @@ from typing import Any
 
 import keras
 
+from tfprune.borders import in_one_line
+
+SHAPES = "no numbers in the configuration of"
+"""How a refusal begins where a constructor cannot say what was cut."""
 _MOST_KEYS = 5
 _MOST_OPTIONS = 32
 _FACTORS = (1, 2, 3, 4)
@@ -58,6 +62,9 @@ class Configurer:
             other.assign(self._new.get(id(one), one).value)
         for one, other in self.pairs(old, new):
             other._trainable = one._trainable
+            if type(one) is type(other):
+                # A configuration that Keras finds by itself may leave the name out.
+                other.name = one.name
         return new
 
     def pairs(self, old: Any, new: Any) -> Iterator[tuple[Any, Any]]:
@@ -87,12 +94,12 @@ class Configurer:
                 new = _built(old, {**config, **depth, **changes}, build)
                 if new is not None and [tuple(own.shape) for own in new.weights] == wanted:
                     _carry_settings(old, new, config)
+                    _say(new, {**depth, **changes})
                     return new
         changed = _changed(weights, wanted)
         why = f"units of {changed} differ" if changed else f"that {self._lost(old)} is gone differs"
         raise Refused(
-            f"no numbers in the configuration of {old.name!r} give the shapes of the cut weights: {why} from what its "
-            "constructor can say"
+            f"{SHAPES} {old.name!r} give the shapes of the cut weights: {why} from what its constructor can say"
         )
 
     def _depths(self, old: Any, config: dict) -> list[dict]:
@@ -167,6 +174,20 @@ def _carry_settings(old: Any, new: Any, config: dict) -> None:
                 continue
 
 
+def _say(new: Any, changes: dict) -> None:
+    """Sees to it that the configuration of a layer or model says what it was built with.
+
+    The one that Keras finds for a model by itself holds the defaults of its constructor, whatever that was given.
+    """
+    found = getattr(new, "_auto_config", None)
+    if found is not None:
+        found.config.update({key: value for key, value in changes.items() if key in found.config})
+    said = new.get_config()
+    wrong = [key for key, value in changes.items() if said.get(key) != value]
+    if wrong:
+        raise Refused(f"get_config of {new.name!r} does not say with which {', '.join(wrong)} it was built")
+
+
 def _built(old: Any, config: dict, build: Callable[[Any], Any]) -> Any:
     """Returns a layer or model like `old` of a configuration; None where its code refuses the numbers."""
     try:
@@ -189,9 +210,3 @@ def _changed(weights: list[Any], wanted: list[tuple]) -> str:
 def _listed(names: Iterable[str], most: int = 3) -> str:
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def in_one_line(error: BaseException, most: int = 160) -> str:
-    """Returns the message of an error without line breaks, and not too much of it."""
-    message = " ".join(str(error).split())
-    return message if len(message) <= most else message[: most - 3] + "..."

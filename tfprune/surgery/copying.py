@@ -24,6 +24,9 @@ _OF_CALLS = {
 }
 """Attributes that belong to the calls of the original, and what makes those of a copy."""
 
+_OF_THE_PACKAGE = ("_tfprune_opened", "_tfprune_made")
+"""Attributes by which the package keeps what it has found out of a model and compiled for it."""
+
 _OF_TRAINING = {
     **dict.fromkeys(("train_function", "test_function", "predict_function"), lambda: None),
     **dict.fromkeys(("_compile_config", "_compile_loss", "_compile_metrics", "_loss_tracker"), lambda: None),
@@ -100,7 +103,7 @@ class Copier:
         anew = anew | _OF_TRAINING if isinstance(old, keras.Model) else anew
         made = {name for name, value in vars(new).items() if isinstance(value, types.FunctionType)}
         for name, value in vars(old).items():
-            if name in made or is_bookkeeping(name):
+            if name in made or name in _OF_THE_PACKAGE or is_bookkeeping(name):
                 continue
             if name in anew:
                 vars(new)[name] = anew[name]()

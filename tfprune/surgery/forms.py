@@ -20,8 +20,9 @@ import keras
 import numpy as np
 from keras import tree
 from keras.src.models.functional import Functional
+from keras.src.ops.numpy import Add
 
-from tfprune.borders import warn
+from tfprune.borders import in_one_line, warn
 from tfprune.graph.blocks import Removal
 from tfprune.graph.closing import can_be_opened
 from tfprune.graph.nodes import drop_path, name_of, nodes_in, substituted
@@ -35,7 +36,7 @@ from tfprune.graph.opened import (
 )
 from tfprune.graph.walk import functional
 from tfprune.layers.opened import HeldWeight, Sized, SizedArray, WithMask
-from tfprune.surgery.configuring import Configurer, Refused, in_one_line
+from tfprune.surgery.configuring import SHAPES, Configurer, Refused
 from tfprune.surgery.copying import Copier, NotCopied
 from tfprune.surgery.homes import at_home
 from tfprune.surgery.origins import ORIGIN, origin_after
@@ -90,6 +91,8 @@ def finished(model: keras.Model, rebuilt: Rebuild, *, form: str = "auto", keep_o
     """
     if is_opened(functional(model)) or form not in ("auto", "plain"):
         rebuilt.model = _housed(rebuilt, form)
+    else:
+        vars(rebuilt.model)[_PLACE] = Form("plain", {})
     keep_input_shapes(model, rebuilt.model)
     compile_like(model, rebuilt, keep_optimizer=keep_optimizer)
     return rebuilt.model
@@ -121,10 +124,10 @@ def _housed(rebuilt: Rebuild, form: str) -> keras.Model:
                 vars(model)["save"] = _warn_and_save(model)
             return model
     told = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+    way_out = "cut other groups, as many of each in all blocks (uniform=True), or " if SHAPES in told else ""
     raise ValueError(
         f"form: model {rebuilt.graph.model.name!r} cannot be cut in the form {form!r} ({told}). Cut are units of "
-        f"{_changed_groups(rebuilt)}: cut other groups, as many of each in all blocks (uniform=True), or take another "
-        "form."
+        f"{_changed_groups(rebuilt)}: {way_out}take another form."
     )
 
 
@@ -149,6 +152,9 @@ class _House:
         removal = rebuilt.removal if isinstance(rebuilt, Cut) else Removal(self.model, ())
         # A weight that no call reads goes with the layer that holds it.
         self._whole = list(_whole_layers(self.model, removal)) if removal.variables else []
+        # The outermost layers in which, or behind which, a block goes that leaves what enters them.
+        passed = (node for node in nodes_in(self.opened) if id(node) in removal.passed)
+        self._passed = {name_of(node.operation).split("/")[0] for node in passed}
         self._gone = removal.variables | {id(weight) for layer in self._whole for weight in layer.weights}
         self._configurer = Configurer(self._new, self._numbers, self._changes, self._gone, self._whole)
 
@@ -253,8 +259,15 @@ class _House:
         whole = {id(own) for own in self._whole}
         for node in nodes_in(graph):
             operation = node.operation
-            if id(operation) in whole and can_be_opened(operation):
+            gone = [values[id(own)] is None for own in node.input_tensors]
+            if id(operation) in whole and operation.name in self._passed:
                 values.update(_passed_on(node, values))
+                continue
+            if id(operation) in whole or (gone and all(gone)):
+                values.update(dict.fromkeys(map(id, node.outputs)))
+                continue
+            if any(gone):
+                values.update(_added(node, values))
                 continue
             if id(operation) not in made:
                 args, kwargs = substituted(node, lambda leaf: values[id(leaf)])
@@ -390,6 +403,14 @@ def _whole_layers(layer: Any, removal: Removal) -> Iterator[Any]:
             yield from _whole_layers(own, removal)
 
 
+def _added(node: Any, values: dict[int, Any]) -> dict[int, Any]:
+    """Returns what an addition gives of which some operands are gone."""
+    left = [values[id(own)] for own in node.input_tensors if values[id(own)] is not None]
+    if len(node.outputs) != 1 or not isinstance(node.operation, keras.layers.Add | Add):
+        raise Refused(f"{node.operation.name!r} reads what is gone")
+    return {id(node.outputs[0]): left[0] if len(left) == 1 else keras.layers.Add(name=node.operation.name)(left)}
+
+
 def _passed_on(node: Any, values: dict[int, Any]) -> dict[int, Any]:
     """Returns what a layer gives out whose blocks are all gone: what enters it."""
     result, left = {}, list(node.input_tensors)
@@ -404,9 +425,15 @@ def _passed_on(node: Any, values: dict[int, Any]) -> dict[int, Any]:
 
 def _warn_and_save(model: keras.Model) -> Callable:
     def save(*args: Any, **kwargs: Any) -> None:
+        name = form_of(model).name
+        why = (
+            "so that Keras cannot load the file: its class would build the old widths"
+            if name == "copy"
+            else "with operations of this package, so that Keras loads the file at most where tfprune is imported"
+        )
         warn(
-            f"save: model {model.name!r} was cut in the form {form_of(model).name!r}, so that Keras cannot load the "
-            "file: its class would build the old widths. Use tfprune.save(model, path) and tfprune.load(path)."
+            f"save: model {model.name!r} was cut in the form {name!r}, {why}. Use tfprune.save(model, path) and "
+            "tfprune.load(path)."
         )
         type(model).save(model, *args, **kwargs)
 

@@ -40,10 +40,11 @@ def at_home(model: keras.Model) -> tuple[keras.Model, dict[int, Any]]:
         if id(old) not in copies:
             copies[id(old)] = _home(old)
         rows, width = copies[id(old)].input_dim, copies[id(old)].output_dim
-        table = copies[id(old)](ops.add(first, np.arange(rows, dtype="int32")))
+        name = old.name.replace("/", ".")
+        table = copies[id(old)](_called(ops.add(first, np.arange(rows, dtype="int32")), f"{name}.rows"))
         homes[id(old.held)] = copies[id(old)].embeddings
         shape = tuple(old.held.shape)
-        return [table if shape == (rows, width) else ops.reshape(table, shape)]
+        return [table if shape == (rows, width) else _called(ops.reshape(table, shape), f"{name}.shape")]
 
     outputs = run(model, model.inputs, call)
     result = keras.Model(model._inputs_struct, tree.pack_sequence_as(model._outputs_struct, outputs), name=model.name)
@@ -56,7 +57,15 @@ def _row_number(model: keras.Model) -> Any:
     numbers = [own for own in model.inputs if own.dtype != "string"]
     if not numbers:
         raise Refused("weights that code reads hang on an input of numbers, and all inputs are words")
-    return ops.cast(ops.zeros_like(ops.slice(ops.reshape(numbers[0], (-1,)), (0,), (1,))), "int32")
+    flat = _called(ops.reshape(numbers[0], (-1,)), "tfprune.flat")
+    first = _called(ops.slice(flat, (0,), (1,)), "tfprune.first")
+    return _called(ops.cast(_called(ops.zeros_like(first), "tfprune.zero"), "int32"), "tfprune.row")
+
+
+def _called(tensor: Any, name: str) -> Any:
+    """Returns a tensor whose operation has a name of its own: those that Keras gives may be in the model already."""
+    tensor._keras_history.operation.name = name
+    return tensor
 
 
 def _home(old: HeldWeight) -> layers.Embedding:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from tfprune.borders import in_one_line
 from tfprune.graph.nodes import nodes_in
 from tfprune.graph.walk import functional
-from tfprune.surgery.configuring import in_one_line
 from tfprune.surgery.rebuild import Cut, Rebuild
 
 ORIGIN = "_tfprune_origin"

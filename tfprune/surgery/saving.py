@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.borders import public
+from tfprune.borders import in_one_line, public
 from tfprune.files import atomic_write
 from tfprune.graph import unit_groups
 from tfprune.graph.nodes import nodes_in
+from tfprune.graph.opened import tell_input_shapes, told_input_shapes
 from tfprune.graph.walk import functional
 from tfprune.surgery.forms import finished
 from tfprune.surgery.origins import CutStep, Origin, origin_of
 from tfprune.surgery.rebuild import Cut
 
 _HEADER, _VERSION = "tfprune.json", 1
+_OF_KERAS = (".keras", ".h5", ".hdf5")
+"""Endings by which Keras knows its files; it takes no others."""
 
 
 @public
@@ -37,7 +42,8 @@ def save(model: keras.Model, path: str | os.PathLike) -> None:
 
     Args:
         model: any Keras model.
-        path: the file; for a model that Keras writes its name ends in ".keras". It is written whole or not at all.
+        path: the file, whatever its name; a name in ".keras" lets Keras load what Keras has written. It is written
+            whole or not at all.
 
     Raises:
         ValueError: if the folder does not exist, or if the model was cut or widened in a way that cannot be repeated.
@@ -50,7 +56,10 @@ def save(model: keras.Model, path: str | os.PathLike) -> None:
     origin = origin_of(model)
     if origin is None:
         with atomic_write(path) as temporary:
-            model.save(temporary)
+            if Path(path).suffix in _OF_KERAS:
+                model.save(temporary)
+            else:
+                _write_by_keras(model, temporary)
         return
     if any(step.on is None for step in origin.steps):
         raise ValueError(
@@ -74,6 +83,7 @@ def _header(model: keras.Model, origin: Origin, arrays: dict[str, np.ndarray]) -
         "model": origin.config,
         "why_no_model": origin.reason,
         "inputs": inputs,
+        "input_shapes": told_input_shapes(model),
         "steps": [{"form": s.form, "sizes": s.sizes, "with_bias": s.with_bias} for s in origin.steps],
         # NumPy has no bfloat16.
         "dtypes": {key: array.dtype.name for key, array in arrays.items()},
@@ -113,8 +123,10 @@ def load(
         raise FileNotFoundError(f"load: there is no file {str(path)!r}.")
     header, arrays = _read(path)
     if header is None:
-        return keras.saving.load_model(path, custom_objects=custom_objects)
+        return _read_by_keras(path, custom_objects)
     result = model if model is not None else _original(header, path, custom_objects)
+    if header.get("input_shapes") is not None and told_input_shapes(result) is None:
+        tell_input_shapes(result, header["input_shapes"])
     for number, step in enumerate(header["steps"]):
         result = _cut_again(result, CutStep(arrays[f"m{number}"].astype(bool), **step), path)
     for layer, trainable in zip(result._flatten_layers(), header["trainable"], strict=True):
@@ -127,6 +139,20 @@ def load(
             result.optimizer.build(result.trainable_variables)
             _assign(result.optimizer.variables, arrays, "o", path)
     return result
+
+
+def _write_by_keras(model: keras.Model, path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(named := Path(folder) / f"model{_OF_KERAS[0]}")
+        shutil.copyfile(named, path)
+
+
+def _read_by_keras(path: Path, custom_objects: dict | None) -> keras.Model:
+    if path.suffix in _OF_KERAS:
+        return keras.saving.load_model(path, custom_objects=custom_objects)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copyfile(path, named := Path(folder) / f"model{_OF_KERAS[0]}")
+        return keras.saving.load_model(named, custom_objects=custom_objects)
 
 
 def _read(path: Path) -> tuple[dict | None, dict[str, np.ndarray]]:
@@ -153,7 +179,14 @@ def _original(header: dict, path: Path, custom_objects: dict | None) -> keras.Mo
             f"load: {str(path)!r} holds no configuration of the original ({header['why_no_model']}). Build the "
             "original as it was and pass it: load(path, model=original)."
         )
-    result = keras.saving.deserialize_keras_object(header["model"], custom_objects=custom_objects, safe_mode=True)
+    try:
+        result = keras.saving.deserialize_keras_object(header["model"], custom_objects=custom_objects, safe_mode=True)
+    except Exception as error:  # The code of a stranger.
+        raise ValueError(
+            f"load: the original of {str(path)!r} cannot be built from its configuration ({in_one_line(error)}). Name "
+            "its classes: load(path, custom_objects={'MyLayer': MyLayer}); or, where a class has no get_config that "
+            "says all, build the original as it was and pass it: load(path, model=original)."
+        ) from error
     if not hasattr(result, "_nodes_by_depth"):
         tensors = [np.zeros([n or 2 for n in own["shape"]], own["dtype"]) for own in header["inputs"]]
         result(tensors[0] if len(tensors) == 1 else tensors)

@@ -71,8 +71,8 @@ class PruneDuringTraining(StepCounter):
     always true of the weights that the model has: where weights from before a pruning step come back
     (`EarlyStopping(restore_best_weights=True)`, `load_weights` of a checkpoint), what went at that step is on again, in
     any order of the callbacks, and a warning says so; while training goes on, the next epoch prunes it anew. Let
-    `EarlyStopping(start_from_epoch=...)` count only epochs after the last pruning step. `mask_of` gives the mask of a
-    checkpoint that was loaded as a model of its own.
+    `EarlyStopping(start_from_epoch=...)` count only epochs after the last pruning step. `callback.mask_of(model)` gives
+    the mask of a checkpoint that was loaded as a model of its own.
 
     Args:
         saliency: what scores: a function `(model, data) -> LayerValues` of scores per unit, by group name, such as
