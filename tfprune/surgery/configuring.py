@@ -183,9 +183,13 @@ def _say(new: Any, changes: dict) -> None:
     if found is not None:
         found.config.update({key: value for key, value in changes.items() if key in found.config})
     said = new.get_config()
-    wrong = [key for key, value in changes.items() if said.get(key) != value]
+    wrong = [key for key, value in changes.items() if _as_list(said.get(key)) != _as_list(value)]
     if wrong:
         raise Refused(f"get_config of {new.name!r} does not say with which {', '.join(wrong)} it was built")
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _built(old: Any, config: dict, build: Callable[[Any], Any]) -> Any:
