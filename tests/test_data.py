@@ -139,7 +139,7 @@ def spoilt(value, index, array=X):
 
 
 def test_large_arrays_are_searched_in_pieces(dense_net, monkeypatch):
-    monkeypatch.setattr(tfprune.data, "_VALUES_AT_ONCE", 6)
+    monkeypatch.setattr(tfprune.arrays, "_VALUES_AT_ONCE", 6)
     with pytest.raises(ValueError, match=r"NaN in input 'x' at index \(5, 2\)"):
         as_batches(spoilt(np.nan, (5, 2)), dense_net)
 

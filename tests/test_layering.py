@@ -16,6 +16,7 @@ ROOMS = (
     "compiling",
     "units",
     "borders",
+    "arrays",
     "data",
     "schedules",
     "datasets",

@@ -310,7 +310,7 @@ def with_lora(layer):
     [
         (lambda h: layers.SpectralNormalization(layers.Dense(3), name="wall")(h), "class SpectralNormalization is not"),
         (lambda h: Counting(name="wall")(h), "its code cannot be followed: graph/test_graph.py, line"),
-        (lambda h: Shut(3, name="wall")(h), "the class Shut is not known"),
+        (lambda h: Shut(3, name="wall")(h), "it was closed by tfprune.graph.closed"),
         (with_lora(layers.Dense(3, name="wall")), "wall: it has LoRA weights; merge them first"),
         (lambda h: ops.rfft(h)[0], "the class RFFT is not known"),
         (lambda h: ops.roll(h, 1, axis=1), "its units are shifted"),
