@@ -35,6 +35,16 @@ def interpreter_of(path):
         return tf.lite.Interpreter(model_path=str(path))
 
 
+def test_saved_model_of_a_dictionary_of_inputs(tmp_path):
+    """Also where the names are in another order than the alphabet's."""
+    left, right = keras.Input((1,), name="word"), keras.Input((3,), name="size")
+    outputs = keras.layers.Dense(2)(keras.layers.Concatenate()([left, right]))
+    model = keras.Model({"word": left, "size": right}, outputs)
+    export.saved_model(model, tmp_path / "saved")
+    x = {"word": tf.ones((4, 1)), "size": tf.fill((4, 3), 2.0)}
+    np.testing.assert_allclose(tf.saved_model.load(tmp_path / "saved").serve(x), model(x), rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", EXPORTED)
 def test_saved_model_of_a_cut_model_computes_the_same(name, tmp_path):
     small = halved(NETS[name]())

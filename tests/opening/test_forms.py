@@ -91,6 +91,8 @@ ALL_ALIKE = LayerValues({f"wide_{k}": np.arange(12) % 3 > 0 for k in range(3)})
 @pytest.mark.parametrize("mask", [ALL_ALIKE, LayerValues({"blocks": [True, False, True]})], ids=["units", "blocks"])
 def test_a_class_that_says_no_configuration_of_its_own(mask, tmp_path):
     """Keras finds one for models by itself, which holds the defaults; what was cut says what it was built with."""
+    if "hidden" not in subclassed().get_config():
+        pytest.skip("this Keras finds no configuration of models by itself")
     small = remove(subclassed(), mask)
     assert form_of(small).name == "class" and type(small) is Net
     assert small.get_config()["hidden"] == small.hidden and small.get_config()["depth"] == small.depth
@@ -185,7 +187,9 @@ def test_files_of_any_name(form, name, tmp_path):
     assert [own.name for own in tmp_path.iterdir()] == [name]
 
 
-def test_a_file_whose_classes_are_missing_says_the_two_ways_out(tmp_path):
+def test_a_file_whose_classes_are_missing_says_the_two_ways_out(tmp_path, monkeypatch):
+    # Some versions of Keras import the module of a class that they do not know.
+    monkeypatch.setattr(Mix, "__module__", "elsewhere")
     model = branches()
     tfprune.save(remove(model, mask_of_graph(tfprune.unit_groups(model)), form="copy"), tmp_path / "small.tfprune")
     with pytest.raises(ValueError, match=r"cannot be built .*custom_objects=.*MyLayer.*load\(path, model=original\)"):

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def saved_model(model: keras.Model, path: str | os.PathLike, *, tolerance: float
     inputs = random_inputs(model, batch)
     with atomic_write(path) as temporary, unchanged_states(model):
         with _reasons("SavedModel", model):
-            functional(model).export(str(temporary), format="tf_saved_model", verbose=False)
+            functional(model).export(str(temporary), format="tf_saved_model", verbose=False, **_given(model))
         loaded = tf.saved_model.load(str(temporary))
         structure = keras.tree.pack_sequence_as(functional(model)._inputs_struct, list(map(tf.constant, inputs)))
         _check(model, call(*inputs), keras.tree.flatten(loaded.serve(structure)), "SavedModel", tolerance)
@@ -98,6 +98,15 @@ def tflite(model: keras.Model, path: str | os.PathLike, *, tolerance: float | No
             _check(model, call(*inputs), outputs, "TFLite", tolerance)
         temporary.write_bytes(content)
     return Path(path)
+
+
+def _given(model: keras.Model) -> dict[str, Any]:
+    """Returns how the inputs are given, where they have names: Keras 3.8 forgets these."""
+    graph = functional(model)
+    if not isinstance(graph._inputs_struct, Mapping):
+        return {}
+    specs = [tf.TensorSpec(own.shape, own.dtype, name=own.name) for own in graph.inputs]
+    return {"input_signature": [keras.tree.pack_sequence_as(graph._inputs_struct, specs)]}
 
 
 def _names(tensors: Iterable[str], kind: str) -> list[str]:
