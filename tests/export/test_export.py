@@ -42,7 +42,8 @@ def test_saved_model_of_a_dictionary_of_inputs(tmp_path):
     model = keras.Model({"word": left, "size": right}, outputs)
     export.saved_model(model, tmp_path / "saved")
     x = {"word": tf.ones((4, 1)), "size": tf.fill((4, 3), 2.0)}
-    np.testing.assert_allclose(tf.saved_model.load(tmp_path / "saved").serve(x), model(x), rtol=1e-6)
+    loaded = tf.saved_model.load(tmp_path / "saved")
+    np.testing.assert_allclose(loaded.serve(x), model(x), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", EXPORTED)
