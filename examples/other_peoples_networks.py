@@ -65,8 +65,8 @@ class Settings:
 
     nets: tuple[NetName, ...] = ("mobilenet", "transformer")
     seeds: tuple[int, ...] = (0, 1)
-    mobilenet_epochs: int = 10
-    transformer_epochs: int = 30
+    mobilenet_epochs: int = 5
+    transformer_epochs: int = 15
     mobilenet_layer: str = NETWORKS["mobilenet"].layer
     batch_size: int = 32
     weights: str | None = None
