@@ -20,7 +20,6 @@ import keras
 import numpy as np
 from keras import tree
 from keras.src.models.functional import Functional
-from keras.src.ops.numpy import Add
 
 from tfprune.borders import in_one_line, warn
 from tfprune.graph.blocks import Removal
@@ -39,6 +38,7 @@ from tfprune.layers.opened import HeldWeight, Sized, SizedArray, WithMask
 from tfprune.surgery.configuring import SHAPES, Configurer, Refused
 from tfprune.surgery.copying import Copier, NotCopied
 from tfprune.surgery.homes import at_home
+from tfprune.surgery.leaving import added_up, passed_on, whole_layers
 from tfprune.surgery.origins import ORIGIN, origin_after
 from tfprune.surgery.rebuild import Cut, Rebuild
 from tfprune.surgery.recompiling import compile_like
@@ -151,7 +151,7 @@ class _House:
         self._replaced, self._with_bias = self._numbers, rebuilt.with_bias
         removal = rebuilt.removal if isinstance(rebuilt, Cut) else Removal(self.model, ())
         # A weight that no call reads goes with the layer that holds it.
-        self._whole = list(_whole_layers(self.model, removal)) if removal.variables else []
+        self._whole = list(whole_layers(self.model, removal)) if removal.variables else []
         # The outermost layers in which, or behind which, a block goes that leaves what enters them.
         passed = (node for node in nodes_in(self.opened) if id(node) in removal.passed)
         self._passed = {name_of(node.operation).split("/")[0] for node in passed}
@@ -261,13 +261,13 @@ class _House:
             operation = node.operation
             gone = [values[id(own)] is None for own in node.input_tensors]
             if id(operation) in whole and operation.name in self._passed:
-                values.update(_passed_on(node, values))
+                values.update(passed_on(node, values))
                 continue
             if id(operation) in whole or (gone and all(gone)):
                 values.update(dict.fromkeys(map(id, node.outputs)))
                 continue
             if any(gone):
-                values.update(_added(node, values))
+                values.update(added_up(node, values))
                 continue
             if id(operation) not in made:
                 args, kwargs = substituted(node, lambda leaf: values[id(leaf)])
@@ -391,36 +391,6 @@ class _House:
 
 def _size(weights: list[Any]) -> int:
     return sum(int(np.prod(own.shape)) for own in weights)
-
-
-def _whole_layers(layer: Any, removal: Removal) -> Iterator[Any]:
-    """Yields the outermost layers inside this one whose weights are needed no more, some of them by blocks that go."""
-    for own in layer._flatten_layers(include_self=False, recursive=False):
-        keys = {id(weight) for weight in own.weights}
-        if keys & removal.variables and not keys & removal.used:
-            yield own
-        else:
-            yield from _whole_layers(own, removal)
-
-
-def _added(node: Any, values: dict[int, Any]) -> dict[int, Any]:
-    """Returns what an addition gives of which some operands are gone."""
-    left = [values[id(own)] for own in node.input_tensors if values[id(own)] is not None]
-    if len(node.outputs) != 1 or not isinstance(node.operation, keras.layers.Add | Add):
-        raise Refused(f"{node.operation.name!r} reads what is gone")
-    return {id(node.outputs[0]): left[0] if len(left) == 1 else keras.layers.Add(name=node.operation.name)(left)}
-
-
-def _passed_on(node: Any, values: dict[int, Any]) -> dict[int, Any]:
-    """Returns what a layer gives out whose blocks are all gone: what enters it."""
-    result, left = {}, list(node.input_tensors)
-    for output in node.outputs:
-        stream = next((own for own in left if tuple(own.shape) == tuple(output.shape)), None)
-        if stream is None:
-            raise Refused(f"{node.operation.name!r} is gone, but does not give out what it takes")
-        left = [own for own in left if own is not stream]
-        result[id(output)] = values[id(stream)]
-    return result
 
 
 def _warn_and_save(model: keras.Model) -> Callable:
