@@ -54,7 +54,7 @@ class Settings:
     sizes: Sizes = dataclasses.field(default_factory=Sizes)
     shares: list[float] = dataclasses.field(default_factory=lambda: [0.5])
     kinds: list[str] = dataclasses.field(default_factory=lambda: list(KINDS))
-    scores: list[str] = dataclasses.field(default_factory=lambda: ["weight_norm", "on_nodes_gradient"])
+    scores: list[str] = dataclasses.field(default_factory=lambda: ["on_nodes_gradient"])
     share_said: float = 0.5
     text: Path | None = None
     encoding: str = "utf-8"
