@@ -381,7 +381,7 @@ def without_noise(check):
     return run
 
 
-@settings(max_examples=80, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**32 - 1))
 def test_random_nets(seed):
     """Seeds, and not single choices: drawing those takes longer than the check."""

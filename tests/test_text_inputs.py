@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import randomise
+from conftest import randomise, slow_but
 from keras import layers, ops
 
 import tfprune
@@ -107,7 +107,7 @@ SALIENCIES = sorted(set(saliency.__all__) - {"weights", "batch_norm_scale"})
 
 @pytest.mark.filterwarnings("ignore:data. saliency.least_squares has")
 @pytest.mark.parametrize("score", SALIENCIES)
-@BOTH
+@pytest.mark.parametrize("name", slow_but(["sentences"], NETS))
 def test_saliencies(name, score):
     model, plain, _, y = made(name, 40)
     options = {"seed": 0} if score == "random" else {}

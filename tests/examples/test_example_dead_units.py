@@ -29,6 +29,7 @@ def folder(example, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_trainings_differ_from_the_attack_on(folder):
     plain, attacked = sorted(load_grid(folder / "trainings"), key=lambda run: "layer" in run.settings)
     assert attacked.settings["layer"] == "conv1" and attacked.settings["place"] == 0
@@ -41,6 +42,7 @@ def test_trainings_differ_from_the_attack_on(folder):
     assert ratios[0] > 1.2 and np.all(np.abs(ratios[1:] - 1.0) < 0.02)
 
 
+@pytest.mark.slow
 def test_results_say_what_the_records_say(folder):
     results = json.loads((folder / "results.json").read_text())
     (row,) = results["attacks"]["relu_norm_units"]
@@ -58,6 +60,7 @@ def test_results_say_what_the_records_say(folder):
     assert settings["quick"] is True and settings["epochs"] == 3
 
 
+@pytest.mark.slow
 def test_second_start_trains_nothing(example, folder, monkeypatch, capsys):
     monkeypatch.setattr("tfprune.experiments.grid_workers.execute", None)
     example.main(["--quick", "true", "--output", str(folder)])

@@ -31,6 +31,7 @@ def folder(example, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_half_of_the_units_go_at_little_loss(folder):
     grid = experiments.RemovalGrid.load(folder / "dense_0.npz")
     assert grid.full_accuracy > 0.93 and grid.settings["full_parameters"] == 6570
@@ -40,6 +41,7 @@ def test_half_of_the_units_go_at_little_loss(folder):
     assert repaired > grid.accuracy_at("least_squares", "zero", 0.5)
 
 
+@pytest.mark.slow
 def test_summary_says_what_the_records_say(folder):
     grid = experiments.RemovalGrid.load(folder / "dense_0.npz")
     summary = json.loads((folder / "results.json").read_text())
@@ -52,6 +54,7 @@ def test_summary_says_what_the_records_say(folder):
     assert {path.name for path in folder.glob("*.png")} == {"accuracy_against_sparsity.png"}
 
 
+@pytest.mark.slow
 def test_target_that_was_not_measured_is_neither_met_nor_missed(example, folder):
     grid = experiments.RemovalGrid.load(folder / "dense_0.npz")
     targets = importlib.import_module("support.removal_targets")

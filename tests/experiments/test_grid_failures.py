@@ -68,7 +68,9 @@ def an_executor(kind, folder):
         yield {"in place": InPlace(), "processes": None}[kind]
 
 
-@pytest.mark.parametrize("kind", ["threads", "in place", "processes", "dask", "submitit"])
+@pytest.mark.parametrize(
+    "kind", ["threads", "in place", "processes", "dask", pytest.param("submitit", marks=pytest.mark.slow)]
+)
 def test_whatever_a_run_raises_is_a_failed_run(tmp_path, monkeypatch, kind):
     monkeypatch.setenv("PYTHONPATH", PATH)
     # Each run of submitit is a process of its own, which takes its time to start.

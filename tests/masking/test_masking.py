@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import randomise
+from conftest import randomise, slow_but
 from keras import layers, ops
 from nets import NETS, inputs_for, outputs_of, random_masks
 
@@ -46,7 +46,7 @@ def check_weights_are_shared(model, masked):
 # On every net ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", slow_but(list(NETS)[::2], NETS))
 def test_every_net(name):
     """All on is the original, which stays as it was; rows act on their own sample alone; a unit that is off is gone.
 

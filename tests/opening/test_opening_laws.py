@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from blocks import LENGTH, NETS, difference, flat, made, mask_of, masked_outputs, outputs_of, tensors
+from conftest import slow_but
 from keras import ops
 
 import tfprune
@@ -17,6 +18,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*in training, the code of")
 
 FAST = {"raw_weights", "block_called_twice", "frozen_inside", "several_in_and_out", "configured_model"}
 """Nets on which all laws are fast tests; on the others the first two of them are."""
+HEAVY = {"text_classification", "sinusoidal_encoder", "text_of_any_length", "brain_precision"}
+"""Nets on which all laws are slow."""
 SOME = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in NETS]
 EVERY_FORM = [
     pytest.param(name, form, marks=() if name in FAST else pytest.mark.slow)
@@ -48,7 +51,7 @@ def values_of(model):
     return [np.array(ops.convert_to_numpy(ops.cast(own, "float32"))) for own in model.variables]
 
 
-@pytest.fixture(params=NETS)
+@pytest.fixture(params=slow_but(NETS.keys() - HEAVY, NETS))
 def named(request):
     return request.param, made(request.param)
 

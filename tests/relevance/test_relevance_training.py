@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import randomise
+from conftest import randomise, slow_but
 from keras import layers
 
 import tfprune as tfp
@@ -47,7 +47,7 @@ def small_net(activation):
     )
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("activation", slow_but(["tanh"], ["relu", "tanh"]))
 @pytest.mark.parametrize("name", COMPOSITES)
 def test_gradients_of_relevance(name, activation, generator):
     """By inputs and weights, along a random direction, against finite differences."""

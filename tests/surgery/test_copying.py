@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import randomise
+from conftest import randomise, slow_but
 from keras import layers, ops
 
 import tfprune
@@ -349,7 +349,7 @@ def test_single_weights_stay_frozen(sparsity):
 @pytest.mark.parametrize(
     "tail", [layers.LSTM, None, *(pytest.param(own, marks=pytest.mark.slow) for own in (layers.GRU, layers.SimpleRNN))]
 )
-@pytest.mark.parametrize("front", ["embedding", "masking"])
+@pytest.mark.parametrize("front", slow_but(["masking"], ["embedding", "masking"]))
 def test_sequences_with_masks_are_cut_with_every_repair(front, tail, repair, generator):
     if front == "embedding":
         first = [keras.Input((5,)), layers.Embedding(9, 8, mask_zero=True, name="embedding")]

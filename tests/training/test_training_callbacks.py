@@ -19,7 +19,6 @@ FIRST, SECOND = {"first": 1, "second": 1}, {"first": 3, "second": 2}
 NONE = {"first": 0, "second": 0}
 BACK = "PruneDuringTraining: after . epochs"
 ORDERS = {True: "prune first", False: "prune last"}
-BOTH_ORDERS = pytest.mark.parametrize("prune_first", ORDERS, ids=ORDERS.values())
 ONE_ORDER_FAST = pytest.mark.parametrize("prune_first", slow_but([False], ORDERS), ids=ORDERS.values())
 
 
@@ -121,7 +120,7 @@ def test_the_mask_is_true_of_the_weights_after_fit(name, prune_first, tmp_path):
     assert prune.mask == mask and "apply" not in vars(model.optimizer)
 
 
-@BOTH_ORDERS
+@ONE_ORDER_FAST
 def test_weights_that_early_stopping_brings_back_are_not_cut(prune_first):
     """What is best stays as good as it was, and single weights are treated as units are."""
     for saliency in (norm, magnitude):
@@ -138,7 +137,7 @@ def test_weights_that_early_stopping_brings_back_are_not_cut(prune_first):
             assert off(mask) == {"first": 3, "second": 6, "out": 2}
 
 
-@BOTH_ORDERS
+@ONE_ORDER_FAST
 def test_checkpoints_of_the_best_epoch(prune_first, tmp_path):
     model, x, y = learnt()
     prune = PruneDuringTraining(norm, SCHEDULE, x, repair="zero")
@@ -174,7 +173,7 @@ def test_mask_of_refuses():
         prune.mask_of(other)
 
 
-@BOTH_ORDERS
+@ONE_ORDER_FAST
 def test_fit_again_after_weights_came_back(prune_first):
     model, x, y = learnt()
     prune = PruneDuringTraining(norm, SCHEDULE, x, repair="zero")
@@ -221,7 +220,7 @@ def test_a_training_that_a_backup_takes_up_ends_alike(kind, prune_first, tmp_pat
 # When it is cut -------------------------------------------------------------------------------------------------------
 
 
-@BOTH_ORDERS
+@ONE_ORDER_FAST
 @pytest.mark.parametrize("schedule", [schedules.by_epoch({1: 0.5}), schedules.constant(0.5, start=4)])
 def test_the_validation_of_an_epoch_sees_what_was_cut(schedule, prune_first, tmp_path):
     model, x, y = learnt()
@@ -257,7 +256,7 @@ def test_a_training_that_is_stopped_early_is_not_cut_afterwards():
 # Its kin --------------------------------------------------------------------------------------------------------------
 
 
-@BOTH_ORDERS
+@ONE_ORDER_FAST
 def test_a_monitor_says_that_its_verdicts_are_of_other_weights(prune_first):
     model, x, y = learnt()
     # Averages of weights would be others than those of the last epoch, too.
@@ -275,7 +274,7 @@ def test_a_monitor_says_that_its_verdicts_are_of_other_weights(prune_first):
             getattr(monitor, verdict)
 
 
-@BOTH_ORDERS
+@ONE_ORDER_FAST
 def test_an_attack_leaves_nothing_behind_where_weights_come_back(prune_first):
     model, x, y = learnt()
     attack = LearningRateAttack(("first", 2), multiplier=100, start=4, count=4)
