@@ -20,9 +20,9 @@ from tfprune.graph.grouping import fixed_layers, group_units
 from tfprune.graph.ids import NOTHING
 from tfprune.graph.members import Group, Home, Member
 from tfprune.graph.nodes import name_of
-from tfprune.graph.opened import tell_input_shapes
 from tfprune.graph.read import read
 from tfprune.graph.step import Records
+from tfprune.graph.told import tell_input_shapes
 from tfprune.units import check_flags, check_like, describe_unknown
 
 

@@ -23,16 +23,16 @@ from keras.src.ops.numpy import Reshape
 
 from tfprune.borders import warn
 from tfprune.graph.closing import can_be_opened
-from tfprune.graph.layouts import THIRD, Layout, inputs_of, symbols_of, told_shapes, ways_of
+from tfprune.graph.layouts import THIRD, Layout, inputs_of, symbols_of, ways_of
 from tfprune.graph.nodes import copied, is_graph, nodes_in, set_path, substituted
 from tfprune.graph.sizes import NotAlike, SizedCall, aligned, anchors, array_of
 from tfprune.graph.table import version_of_table
+from tfprune.graph.told import told_input_shapes
 from tfprune.graph.tracing import Trace, Traced, run_graph, takes_training, trace, where_it_failed
 from tfprune.layers.opened import Size, Sized, SizedArray, put
 
 _PLACE = "_tfprune_opened"
 _ORIGINALS, _IN_TRAINING, _CHECKED = "_tfprune_originals", "_tfprune_in_training", "_tfprune_checked_at"
-_TOLD = "_tfprune_input_shapes"
 _WAY_OUT = " (where it takes certain lengths alone, tell one: unit_groups(model, input_shapes=...))"
 _LONG = (1024, 512, 256, 128, 64, 32)
 _TOLERANCE = 1e-4
@@ -68,33 +68,6 @@ def opened(model: keras.Model) -> keras.Model | None:
         vars(model)[_PLACE] = held = _Held(model, result, reason)
         held.token = _token(model, None)
         return result
-
-
-def tell_input_shapes(model: keras.Model, shapes: Any) -> None:
-    """Notes at which lengths the code of a model runs; they hold from now on, wherever it is opened.
-
-    Raises:
-        ValueError: if they do not fit the inputs.
-        TypeError: if they are no shapes.
-    """
-    own = _graph_of(model)
-    structure = own._inputs_struct if hasattr(own, "_nodes_by_depth") else inputs_of(own)
-    vars(own)[_TOLD] = told_shapes(structure, shapes)
-
-
-def keep_input_shapes(old: keras.Model, new: keras.Model) -> None:
-    """Tells a model the lengths that another one, of which it was made, was told."""
-    if (told := told_input_shapes(old)) is not None:
-        vars(_graph_of(new))[_TOLD] = told
-
-
-def told_input_shapes(model: keras.Model) -> tuple[tuple[int | None, ...], ...] | None:
-    """Returns the lengths that a model was told, None if it was told none."""
-    return vars(_graph_of(model)).get(_TOLD)
-
-
-def _graph_of(model: keras.Model) -> Any:
-    return getattr(model, "_functional", None) or model
 
 
 def is_opened(graph: keras.Model) -> bool:

@@ -29,10 +29,10 @@ from tfprune.graph.opened import (
     example_inputs,
     gives_same,
     is_opened,
-    keep_input_shapes,
     originals,
     other_in_training,
 )
+from tfprune.graph.told import keep_input_shapes
 from tfprune.graph.walk import functional
 from tfprune.layers.opened import HeldWeight, Sized, SizedArray, WithMask
 from tfprune.surgery.configuring import SHAPES, Configurer, Refused

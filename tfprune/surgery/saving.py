@@ -22,7 +22,7 @@ from tfprune.borders import in_one_line, public
 from tfprune.files import atomic_write
 from tfprune.graph import unit_groups
 from tfprune.graph.nodes import nodes_in
-from tfprune.graph.opened import tell_input_shapes, told_input_shapes
+from tfprune.graph.told import tell_input_shapes, told_input_shapes
 from tfprune.graph.walk import functional
 from tfprune.surgery.forms import finished
 from tfprune.surgery.origins import CutStep, Origin, origin_of
