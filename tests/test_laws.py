@@ -20,7 +20,7 @@ from random_nets import random_net
 
 import tfprune
 from tfprune import LayerValues
-from tfprune.graph.walk import nodes_of
+from tfprune.graph.walk import functional, nodes_of
 from tfprune.surgery import remove
 
 TOLERANCE = 1e-5
@@ -151,7 +151,8 @@ def means_at_exits(model, graph, inputs):
         if getattr(exit.operation, "padding", "valid") != "valid":
             return None
         # A list of one input is not the input to every version of Keras.
-        (entering,) = model.inputs if len(model.inputs) == 1 else (model.inputs,)
+        entered = functional(model).inputs
+        (entering,) = entered if len(entered) == 1 else (entered,)
         value = flat_at(keras.Model(entering, exit.tensor), inputs, exit.axis).mean(0)
         found = [value[columns == column] for column in range(graph.num_units)]
         tiled = np.array_equal(columns, np.tile(np.unique(columns), len(columns) // len(np.unique(columns))))

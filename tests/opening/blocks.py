@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from conftest import randomise
 from keras import layers, ops
 
@@ -1044,6 +1045,30 @@ def low_rank(quantised: bool = False) -> keras.Model:
     return keras.Model(inputs, head(LowRank(quantised, name="low")(inputs)), name="low_rank")
 
 
+class Rows(layers.Layer):
+    """Sub-layers between which something stands that cannot be followed."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.one, self.two = layers.Dense(5, "relu", name="one"), layers.Dense(6, "tanh", name="two")
+        self.own = OwnRows(name="own")
+
+    def call(self, x):
+        return self.two(self.own(self.one(x)))
+
+
+class OwnRows(layers.Layer):
+    def call(self, x):
+        return tf.map_fn(lambda row: row * tf.reduce_max(row), x)
+
+
+@net(of_numbers(4), "rows/two", "first", forms=("plain", "copy"))
+def with_a_shut_layer():
+    inputs = keras.Input((4,), name="x")
+    x = Rows(name="rows")(layers.Dense(5, "relu", name="first")(inputs))
+    return keras.Model(inputs, head(x), name="with_a_shut_layer")
+
+
 # Looking at nets -----------------------------------------------------------------------------------------------------
 
 
@@ -1081,3 +1106,107 @@ def mask_of_graph(graph, seed=3, keep=0.6, whole=()):
         if group not in whole
     }
     return LayerValues(mask)
+
+
+# Code written with TensorFlow's functions -----------------------------------------------------------------------------
+
+
+class OldTransformerBlock(layers.Layer):
+    """Attention written by hand with TensorFlow's functions, as in tutorials before Keras 3."""
+
+    def __init__(self, width, heads, wide, **kwargs):
+        super().__init__(**kwargs)
+        self.width, self.heads = width, heads
+        self.query, self.key = layers.Dense(width, name="query"), layers.Dense(width, name="key")
+        self.value, self.combine = layers.Dense(width, name="value"), layers.Dense(width, name="combine")
+        self.up, self.down = layers.Dense(wide, name="up"), layers.Dense(width, name="down")
+        self.norms = [layers.LayerNormalization(name=f"norm_{k}") for k in range(2)]
+
+    def separated(self, x, batch):
+        x = tf.reshape(x, (batch, -1, self.heads, self.width // self.heads))
+        return tf.transpose(x, perm=[0, 2, 1, 3])
+
+    def call(self, inputs, training=None):
+        batch = tf.shape(inputs)[0]
+        q, k, v = (self.separated(own(inputs), batch) for own in (self.query, self.key, self.value))
+        score = tf.matmul(q, k, transpose_b=True) / tf.math.sqrt(tf.cast(tf.shape(k)[-1], tf.float32))
+        attended = tf.transpose(tf.matmul(tf.nn.softmax(score, axis=-1), v), perm=[0, 2, 1, 3])
+        x = self.norms[0](inputs + self.combine(tf.reshape(attended, (batch, -1, self.width))))
+        if training:
+            x = tf.nn.dropout(x, 0.1)
+        return self.norms[1](x + self.down(tf.nn.gelu(self.up(x))))
+
+
+class OldEncoder(layers.Layer):
+    """Patches, a class token and positions, with `tf.image`, `tf.range`, `tf.broadcast_to` and a raw weight."""
+
+    def __init__(self, patch, width, **kwargs):
+        super().__init__(**kwargs)
+        self.patch, self.width = patch, width
+        self.project = layers.Dense(width, name="project")
+        self.places = layers.Embedding(5, width, name="places")
+
+    def build(self, shape):
+        self.token = self.add_weight(shape=(1, 1, self.width), initializer="random_normal", name="token")
+        super().build(shape)
+
+    def call(self, images):
+        own = [1, self.patch, self.patch, 1]
+        patches = tf.image.extract_patches(images, sizes=own, strides=own, rates=[1, 1, 1, 1], padding="VALID")
+        patches = tf.reshape(patches, [tf.shape(images)[0], -1, patches.shape[-1]])
+        token = tf.broadcast_to(self.token, [tf.shape(images)[0], 1, self.width])
+        x = tf.concat([token, self.project(patches)], axis=1)
+        return x + self.places(tf.range(start=0, limit=5, delta=1))
+
+
+@net(of_numbers(4, 4, 2), "block/up", "block/key", forms=("layers", "copy"))
+def tensorflow_transformer():
+    images = keras.Input((4, 4, 2), name="images")
+    x = OldTransformerBlock(8, 2, 7, name="block")(OldEncoder(2, 8, name="encoder")(images))
+    x = layers.Lambda(lambda t: tf.reduce_mean(t, axis=1), name="mean")(x)
+    return keras.Model(images, head(x), name="tensorflow_transformer")
+
+
+@net(of_numbers(4, 4, 2), "first", forms=("layers", "plain", "copy"))
+def lambdas():
+    images = keras.Input((4, 4, 2), name="images")
+    x = layers.Conv2D(6, 3, padding="same", name="first")(images)
+    x = layers.Lambda(lambda t: tf.nn.leaky_relu(t) * 0.5, name="leaky")(x)
+    y = layers.Conv2D(6, 3, padding="same", name="second")(x)
+    x = layers.Lambda(lambda pair: tf.add(pair[0], ops.tanh(pair[1])), name="sum")([x, y])
+    x = layers.Lambda(lambda t: t * tf.constant(1.5), name="scaled")(x)
+    x = layers.Lambda(tf.nn.relu, name="relu")(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(images, head(x), name="lambdas")
+
+
+@net(of_numbers(3, 3, 2), "features", forms=("layers", "plain", "copy"))
+def finer_pictures():
+    """Channels become places, as nets do that make pictures finer."""
+    images = keras.Input((3, 3, 2), name="images")
+    x = layers.Conv2D(5, 3, padding="same", activation="relu", name="features")(images)
+    x = layers.Conv2D(8, 3, padding="same", name="channels")(x)
+    x = layers.Lambda(lambda t: tf.nn.depth_to_space(t, 2), name="finer")(x)
+    x = layers.Lambda(lambda t: tf.concat([t, -t], axis=-1), output_shape=(6, 6, 4), name="both")(x)
+    return keras.Model(images, head(x), name="finer_pictures")
+
+
+class Distance(keras.Model):
+    """A subclassed model of two inputs, by TensorFlow's functions alone."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.one, self.two = layers.Dense(6, "relu", name="one"), layers.Dense(5, name="two")
+
+    def call(self, inputs):
+        a, b = (self.two(self.one(own)) for own in inputs)
+        squares = tf.math.squared_difference(tf.nn.l2_normalize(a, -1), tf.math.l2_normalize(b, axis=-1))
+        return tf.sqrt(tf.reduce_sum(squares, axis=1, keepdims=True) + 1e-6)
+
+
+@net(
+    lambda batch, length: [of_numbers(4)(batch, length), np.cos(of_numbers(4)(batch, length))],
+    "one",
+    forms=("plain", "copy"),
+)
+def distance_of_two():
+    return Distance(name="distance_of_two")

@@ -19,6 +19,8 @@ BESIDE = {
     "gated_feed_forward": "glu/gate",
     "subclassed_recurrent": "tail/bend",
     "two_towers": "user/wide",
+    "tensorflow_transformer": "block/up",
+    "with_a_shut_layer": "rows/two",
 }
 OF_STEPS = ("gated_feed_forward", "subclassed_recurrent")
 FAST = ("two_towers",)
@@ -68,6 +70,10 @@ def test_loss_change_equals_a_masked_loss(name):
 def refused(name, score):
     """What a score says of a net that it cannot score, as for every other net."""
     explains = score in ("relevance", "conductance")
+    if name == "with_a_shut_layer" and score == "relevance":
+        return "relevance knows no layer of the class OwnRows"
+    if name == "tensorflow_transformer" and score == "relevance":
+        return "relevance knows no layer of the class Sized"
     if explains and name == "text_classification":
         return "reads integers" if score == "conductance" else "cannot read layer 'embed/take'"
     return "there is no predicted class" if explains and name in OF_STEPS else None
@@ -325,3 +331,24 @@ def as_mask(graph, row):
 
 def test_outputs_are_flat():
     assert flat({"a": np.ones((2, 3)), "b": np.zeros((2, 1))}).shape == (2, 4)
+
+
+def test_units_of_kernels_that_code_reads_show_where_they_are_used():
+    model, x, y = case("raw_weights")
+    graph = tfprune.unit_groups(model)
+    (kernel, bias), (other, other_bias) = (
+        (np.asarray(own.kernel), np.asarray(own.bias))
+        for own in (model.get_layer("raw").one, model.get_layer("raw").two)
+    )
+    one = np.maximum(x @ kernel + bias, 0)
+    two = np.maximum(one @ other + other_bias, 0)
+    found = statistics.unit_statistics(model, x)
+    np.testing.assert_allclose(found.mean["raw/one/kernel"], one.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.mean["raw/two/kernel"], two.mean(0), rtol=1e-5, atol=1e-6)
+    for score in (saliency.relevance, saliency.conductance, saliency.mean_replacement):
+        scores = score(model, (x, y))
+        assert np.ptp(scores["raw/one/kernel"]) > 0
+    row = np.ones(graph.num_units, bool)
+    row[[graph["raw/one/kernel"].start + 1, graph["raw/one/kernel"].start + 3]] = False
+    controlled = neurons.control(model, {"raw/one/kernel": [1, 3]}, 0.0)
+    assert difference(masked_outputs(tfprune.with_on_nodes(model), x, row), outputs_of(controlled, x)) < 1e-5

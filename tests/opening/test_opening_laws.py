@@ -104,6 +104,8 @@ def test_masked_equals_removed(named):
     mask = mask_of(name, graph)
     small, masked = remove(model, mask), tfprune.with_on_nodes(model)
     assert form_of(small).name == net.forms[0]
+    assert nodes_are_whole(small)
+    assert nodes_are_whole(model)
     assert small.count_params() < model.count_params()
     for batch in (3, 1):
         for length in (LENGTH, 10) if net.open_length else (LENGTH,):
@@ -173,6 +175,17 @@ def test_two_cuts_equal_one():
 # Forms ----------------------------------------------------------------------------------------------------------------
 
 
+def nodes_are_whole(model):
+    """Whether every node of a graph is one of its operation, as whoever makes a model of a part of it needs."""
+    nodes = [node for own in getattr(model, "_nodes_by_depth", {}).values() for node in own]
+    for node in nodes:
+        for tensor in node.outputs:
+            history = tensor._keras_history
+            if history.operation._inbound_nodes[history.node_index] is not node:
+                return False
+    return True
+
+
 @pytest.mark.parametrize(("name", "form"), EVERY_FORM)
 def test_every_form_computes_the_same(name, form):
     model, net = made(name), NETS[name]
@@ -183,6 +196,7 @@ def test_every_form_computes_the_same(name, form):
         mask = LayerValues({group: np.arange(size) < 5 for group, size in graph.sizes.items()})
     small = remove(model, mask, form=form)
     assert form_of(small).name == form
+    assert nodes_are_whole(small)
     inputs = net.inputs(3, 8 if net.open_length else LENGTH)
     expected = masked_outputs(tfprune.with_on_nodes(model), inputs, graph.on_nodes(mask))
     assert difference(expected, outputs_of(small, inputs)) < net.tolerance

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tfprune.graph.nodes import why_shut
 from tfprune.graph.table import note_change, row_of
 
 _closed_classes: set[type] = set()
@@ -48,6 +49,10 @@ def can_be_opened(operation: Any) -> bool:
     own = own_class(operation)
     if not isinstance(operation, keras.layers.Layer) or own in _closed_classes or row_of(operation) is not None:
         return False
+    if why_shut(operation) is not None:  # It has been tried.
+        return False
     # Those layers of Keras that are not in the table compute what cannot be followed: random numbers, tables of words.
+    # A Lambda is the code of its user.
     # The layers of this package say what they do by themselves: a masked model is not opened once more.
-    return isinstance(operation, keras.Model) or not own.__module__.startswith(("keras.src.layers", "tfprune."))
+    of_its_user = isinstance(operation, keras.Model | keras.layers.Lambda)
+    return of_its_user or not own.__module__.startswith(("keras.src.layers", "tfprune."))

@@ -9,7 +9,9 @@ from typing import Any
 import keras
 from keras import tree
 
-_PATH = "_tfprune_path"
+_PATH, _CLOSED = "_tfprune_path", "_tfprune_closed"
+STANDING = ("name", "_inbound_nodes", "_outbound_nodes", _PATH, _CLOSED)
+"""Attributes that say where in a graph an operation stands."""
 _BOOKKEEPING = re.compile(
     "_self_(setattr_tracking|unconditional_|update_uid|name_based_restores|saveable_object_factories|"
     "non_append_mutation|external_modification|last_wrapped|extra_variables|tracked_trackables)"
@@ -29,21 +31,31 @@ def name_of(operation: Any) -> str:
     return getattr(operation, _PATH, operation.name)
 
 
-def keep_path(old: Any, new: Any) -> None:
-    """Gives an operation the path of the one that it stands for, if that has one."""
-    if _PATH in vars(old):
-        vars(new)[_PATH] = vars(old)[_PATH]
+def keep_place(old: Any, new: Any) -> None:
+    """Gives an operation what an opened model notes of the one that it stands for: its path, and why it is shut."""
+    vars(new).update({key: vars(old)[key] for key in (_PATH, _CLOSED) if key in vars(old)})
 
 
-def drop_path(operation: Any) -> None:
-    """Forgets the path of an operation, which is then known by its name."""
-    vars(operation).pop(_PATH, None)
+def drop_place(operation: Any) -> None:
+    """Forgets what an opened model notes of an operation, which is then known by its name."""
+    for key in (_PATH, _CLOSED):
+        vars(operation).pop(key, None)
 
 
 def set_path(operation: Any, path: str) -> None:
     """Names an operation of an opened model by its path."""
     operation.name = path.replace("/", ".")
     vars(operation)[_PATH] = path
+
+
+def shut(operation: Any, reason: str) -> None:
+    """Notes of an operation of an opened model that its code cannot be followed, and why."""
+    vars(operation)[_CLOSED] = reason
+
+
+def why_shut(operation: Any) -> str | None:
+    """Returns why the code of an operation of an opened model cannot be followed; None if it is none, or can be."""
+    return vars(operation).get(_CLOSED)
 
 
 def is_graph(operation: Any) -> bool:

@@ -24,7 +24,7 @@ from keras.src.ops.numpy import Reshape
 from tfprune.borders import warn
 from tfprune.graph.closing import can_be_opened
 from tfprune.graph.layouts import THIRD, Layout, inputs_of, symbols_of, ways_of
-from tfprune.graph.nodes import copied, is_graph, nodes_in, set_path, substituted
+from tfprune.graph.nodes import copied, is_graph, nodes_in, set_path, shut, substituted
 from tfprune.graph.sizes import NotAlike, SizedCall, aligned, anchors, array_of
 from tfprune.graph.table import version_of_table
 from tfprune.graph.told import told_input_shapes
@@ -331,7 +331,7 @@ class _Builder:
             self._twins.append((old, self._copies[id(old)]))
             reason = self._trace.closed.get(call.name)
             if reason is not None:
-                self._copies[id(old)]._tfprune_closed = reason
+                shut(self._copies[id(old)], reason)
         return self._copies[id(old)]
 
     def _name(self, wanted: str) -> str:

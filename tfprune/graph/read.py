@@ -9,8 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 from keras import tree
+from keras.src.ops import nn as nn_ops
+from keras.src.ops import numpy as numpy_ops
 from keras.src.ops.core import Cast
-from keras.src.ops.nn import OneHot
 
 from tfprune.graph import (  # noqa: F401  (they fill the table)
     rows_algebra,
@@ -23,12 +24,13 @@ from tfprune.graph import (  # noqa: F401  (they fill the table)
     rows_sequence,
     rows_statistics,
 )
+from tfprune.graph.batch import batch_of
 from tfprune.graph.checks import check_outputs
 from tfprune.graph.closing import can_be_opened, is_closed
 from tfprune.graph.ids import NOTHING
-from tfprune.graph.nodes import is_graph, name_of
+from tfprune.graph.nodes import is_graph, name_of, why_shut
 from tfprune.graph.opened import why_not_opened
-from tfprune.graph.step import Axes, Records, Signal, Spot, Step, signal_of
+from tfprune.graph.step import Axes, Emitter, Records, Signal, Spot, Step, signal_of
 from tfprune.graph.table import row_of
 from tfprune.graph.walk import functional, nodes_of, run
 from tfprune.layers.opened import HeldWeight, Sized
@@ -83,7 +85,7 @@ class _Reader:
         self.not_opened = ""
         self._nested: dict[int, tuple[list[Signal], list[Signal]]] = {}
         self._tied: dict[int, str] = {}
-        self._at_home: dict[int, list[list[Spot]]] = {}
+        self._at_home: dict[int, list[tuple[Emitter, Any]]] = {}
         self._closed: list[tuple[str, Any]] = []
 
     def add_shared_variables(self, model: keras.Model) -> None:
@@ -181,12 +183,12 @@ class _Reader:
             ids = step.picked(signal)
             if ids is not None and isinstance(step.operation, Cast):
                 step.picks(ids)
-            elif ids is not None and not isinstance(step.operation, OneHot):
+            elif ids is not None and not isinstance(step.operation, nn_ops.OneHot):
                 step.fix(ids, "one of its units is picked by number")
 
     def _why_not(self, operation: Any) -> str | None:
-        if row_of(operation) is None and hasattr(operation, "_tfprune_closed"):
-            return f"its code cannot be followed: {operation._tfprune_closed}"
+        if row_of(operation) is None and why_shut(operation) is not None:
+            return f"its code cannot be followed: {why_shut(operation)}"
         if self.not_opened and can_be_opened(operation):
             return f"its code cannot be followed: {self.not_opened}"
         if is_closed(operation):
@@ -205,23 +207,61 @@ class _Reader:
         for emitter in self.records.made.pop(id(node), ()):
             home = _home(outputs, emitter.ids)
             if home is not None:
-                self._settle(emitter.trails[node], Spot(*home))
+                self._settle(emitter, node, Spot(*home))
+        given = [own for own in inputs if self._has_samples(own)]
+        if len(given) == 1 < len(inputs) and _is_product(node.operation):
+            self._settle_kernels(node, inputs, outputs)
         row = row_of(node.operation)
-        if row is None or not row.follows or len(inputs) != 1 or readers[id(inputs[0].tensor)] != 1:
+        follows = row is not None and row.follows and len(inputs) == 1
+        if (len(given), len(inputs)) == (1, 2) and _is_of(node.operation, numpy_ops.Add, numpy_ops.Subtract):
+            # A bias that code adds: a weight that makes no units of its own, as a table of positions does.
+            (other,) = (own for own in inputs if own is not given[0])
+            follows = _is_weight(other.tensor) and id(other.tensor) not in self._at_home
+            inputs = given
+        if not follows or readers[id(inputs[0].tensor)] != 1:
             return
-        for trail in self._at_home.pop(id(inputs[0].tensor), []):
-            behind = (*trail[-1].behind, node.operation)
-            self._settle(trail, Spot(outputs[0].tensor, trail[-1].axis, behind))
+        for emitter, call in self._at_home.pop(id(inputs[0].tensor), []):
+            last = emitter.trails[call][-1]
+            self._settle(emitter, call, Spot(outputs[0].tensor, last.axis, (*last.behind, node.operation)))
 
-    def _settle(self, trail: list[Spot], spot: Spot) -> None:
-        trail.append(spot)
-        self._at_home.setdefault(id(spot.tensor), []).append(trail)
+    def _settle_kernels(self, node: Any, inputs: list[Signal], outputs: list[Signal]) -> None:
+        """Says that the units of kernels that code reads show in what the product with what enters gives out."""
+        for signal in inputs:
+            for emitter, call in self._at_home.get(id(signal.tensor), ()) if not self._has_samples(signal) else ():
+                home = _home(outputs, emitter.ids)
+                if home is not None:
+                    # The kernel itself has no sample.
+                    emitter.trails.pop(call, None)
+                    emitter.trails[node] = []
+                    self._settle(emitter, node, Spot(*home))
+
+    def _has_samples(self, signal: Signal) -> bool:
+        return batch_of(signal.tensor, self.records.batches) is not None
+
+    def _settle(self, emitter: Emitter, call: Any, spot: Spot) -> None:
+        emitter.trails[call].append(spot)
+        self._at_home.setdefault(id(spot.tensor), []).append((emitter, call))
 
 
 def _only_prepares(operation: Any, signals: list[Signal]) -> bool:
     """Whether an operation is a layer of Keras that prepares data: neither what enters nor what it gives are units."""
     of_keras = type(operation).__module__.startswith("keras.src.layers.preprocessing.")
     return of_keras and all(ids is None for signal in signals for ids in signal.axes)
+
+
+def _is_weight(tensor: Any) -> bool:
+    history = getattr(tensor, "_keras_history", None)
+    return history is not None and isinstance(history.operation, HeldWeight)
+
+
+def _is_of(operation: Any, *kinds: type) -> bool:
+    return isinstance(operation.operation if isinstance(operation, Sized) else operation, kinds)
+
+
+def _is_product(operation: Any) -> bool:
+    """Whether an operation makes, of a kernel and what enters, the units of the kernel; or looks them up in a table."""
+    products = (numpy_ops.Matmul, numpy_ops.Einsum, numpy_ops.Tensordot, numpy_ops.Dot)
+    return _is_of(operation, *products, nn_ops.Conv, numpy_ops.Take)
 
 
 def _home(outputs: list[Signal], ids: np.ndarray) -> tuple[Any, int] | None:

@@ -26,6 +26,7 @@ from tfprune.borders import in_one_line
 from tfprune.graph.closing import OPENED, can_be_opened, own_class
 from tfprune.graph.hooks import any_index, restore, state_of, variables_of
 from tfprune.graph.nodes import nodes_in, substituted
+from tfprune.graph.of_tensorflow import followed
 from tfprune.layers.opened import HeldWeight, WithMask
 
 _FOLDERS = (
@@ -72,7 +73,7 @@ def trace(model: keras.Model, inputs: Any, call: Callable[[Any], Any], *, traini
         training: whether the code is told that it is training; else it is told nothing.
     """
     run = _Run(model, tree.flatten(inputs))
-    with any_index(), run.hooked():
+    with any_index(), followed(), run.hooked():
         outputs = run.in_training(call, inputs) if training else call(inputs)
         calls = run.collect(tree.flatten(outputs))
     outputs = tree.map_structure(run.resolved, outputs)

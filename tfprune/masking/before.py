@@ -15,6 +15,7 @@ from tfprune.graph import UnitGraph, unit_groups
 from tfprune.graph.nodes import copied
 from tfprune.graph.walk import fresh_input, functional, run_flat
 from tfprune.layers import MeanReplacement, TakeUnits
+from tfprune.layers.opened import HeldWeight
 from tfprune.masking.build import ON_NODES, MaskedModel
 from tfprune.units import LayerValues
 
@@ -29,8 +30,8 @@ class Maker(NamedTuple):
 def has_values_before(graph: UnitGraph, name: str) -> bool:
     """Whether every layer that makes the units of a group gives them out before its nonlinearity.
 
-    A recurrent layer applies its own inside the recurrence, a wrapper that of the layer inside it, and heads of
-    attention show in no tensor.
+    A recurrent layer applies its own inside the recurrence, a wrapper that of the layer inside it, heads of attention
+    show in no tensor, and a weight that code reads has no row for each sample.
     """
     members = {member.name for member in graph[name].members}
     makers = [maker for maker in graph.records.emitters.values() if maker.name in members]
@@ -45,6 +46,7 @@ _HIDDEN = (
     keras.layers.MultiHeadAttention,
     keras.layers.GroupQueryAttention,
     keras.layers.TimeDistributed,
+    HeldWeight,
 )
 
 

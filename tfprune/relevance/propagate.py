@@ -156,15 +156,19 @@ def _given_out(recorder: Recorder, operation: Any, value: Value, instead: Any) -
 def _called(plan: Plan, recorder: Recorder, node: Any, args: tuple, kwargs: dict) -> list[Value]:
     operation = node.operation
     name = plan.names[id(operation)]
+    entered = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Value)]
     if not isinstance(operation, keras.layers.Embedding):
         # Numbers that are no floats are masks and indices: given, without relevance.
         args, kwargs = keras.tree.map_structure(_plain, (args, kwargs))
     values = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Value)]
-    # So are weights and arrays that the code of an opened layer reads.
-    is_given = isinstance(operation, HeldWeight | SizedArray)
+    # So are weights and arrays that the code of an opened layer reads, and what is made of them alone.
+    is_given = isinstance(operation, HeldWeight | SizedArray) or (entered and all(own.is_given for own in entered))
     if is_given or not any(tf.as_dtype(tensor.dtype).is_floating for tensor in node.outputs):
         given = keras.tree.map_structure(lambda leaf: leaf.tensor if isinstance(leaf, Value) else leaf, (args, kwargs))
-        return [Value(tensor) for tensor in keras.tree.flatten(operation(*given[0], **given[1]))]
+        outputs = [Value(tensor) for tensor in keras.tree.flatten(operation(*given[0], **given[1]))]
+        for output in outputs:
+            output.is_given = bool(is_given)
+        return outputs
     if not values:
         raise TypeError(
             f"layer {name!r} ({type(operation).__name__}) reads integers or words, which only an Embedding may do. "

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 from keras.src.ops import core as core_ops
+from keras.src.ops import image as image_ops
 from keras.src.ops import nn as nn_ops
 from keras.src.ops import numpy as numpy_ops
 
@@ -47,6 +48,7 @@ def _closed(trace: Trace, args: tuple, kwargs: dict) -> tuple[list[Value], Any]:
     numpy_ops.Tile,
     numpy_ops.BroadcastTo,
     core_ops.Cast,
+    image_ops.ExtractPatches,
 )
 def operation_moves(trace: Trace, *args: Any, **kwargs: Any) -> Value:
     values, call = _closed(trace, args, kwargs)

@@ -23,12 +23,14 @@ class Value:
         reference: its value at the baseline, with one row or one per sample; None without a baseline.
         mask: the time mask that Keras carries with it, or None.
         logits: the value that a softmax was taken of, or None.
+        is_given: whether it is the same whatever enters: a weight or an array that code reads, or made of such alone.
     """
 
-    __slots__ = ("tensor", "reference", "mask", "logits")
+    __slots__ = ("tensor", "reference", "mask", "logits", "is_given")
 
     def __init__(self, tensor: Any, reference: Any = None, mask: Any = None, logits: Value | None = None):
         self.tensor, self.reference, self.mask, self.logits = tensor, reference, mask, logits
+        self.is_given = False
 
     @property
     def shape(self) -> tuple[int | None, ...]:

@@ -97,7 +97,10 @@ class Configurer:
                     _say(new, {**depth, **changes})
                     return new
         changed = _changed(weights, wanted)
-        why = f"units of {changed} differ" if changed else f"that {self._lost(old)} is gone differs"
+        lost = self._lost(old)
+        why = (
+            f"units of {changed} differ" if changed else f"that {lost} is gone differs" if lost else "its code differs"
+        )
         raise Refused(
             f"{SHAPES} {old.name!r} give the shapes of the cut weights: {why} from what its constructor can say"
         )

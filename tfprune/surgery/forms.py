@@ -24,7 +24,7 @@ from keras.src.models.functional import Functional
 from tfprune.borders import in_one_line, warn
 from tfprune.graph.blocks import Removal
 from tfprune.graph.closing import can_be_opened
-from tfprune.graph.nodes import drop_path, name_of, nodes_in, substituted
+from tfprune.graph.nodes import STANDING, drop_place, name_of, nodes_in, substituted
 from tfprune.graph.opened import (
     example_inputs,
     gives_same,
@@ -102,6 +102,7 @@ def _housed(rebuilt: Rebuild, form: str) -> keras.Model:
     """Returns the rebuilt model in a form, the first that can be where it is "auto"."""
     house, refused = _House(rebuilt), dict[str, str]()
     for name in house.order if form == "auto" else (form,):
+        held = [(own, {key: vars(own).get(key) for key in STANDING}) for own in rebuilt.operations.values()]
         try:
             model = getattr(house, f"as_{name}")()
             if name not in ("plain", "graph"):
@@ -110,6 +111,10 @@ def _housed(rebuilt: Rebuild, form: str) -> keras.Model:
             refused[name] = str(reason)
         except Exception as error:  # The code of a stranger, with other numbers than it was written for.
             refused[name] = f"{type(error).__name__}: {in_one_line(error)}"
+        if name in refused:
+            # A form may have put layers of the cut graph into another one.
+            for own, before in held:
+                vars(own).update({key: value for key, value in before.items() if value is not None})
         else:
             if name in ("plain", "graph") and other_in_training(house.model):
                 others = ", ".join(map(repr, other_in_training(house.model)))
@@ -192,7 +197,7 @@ class _House:
         copier = self._copier()
 
         def block(old: Any, args: tuple, kwargs: dict) -> Any:
-            if not self._changes(old):
+            if not self._changes(old) or isinstance(old, keras.layers.Lambda):
                 return self._copied(old, copier)
             new = self._configurer.built(old, lambda new: new(*args, **kwargs))
             # What it holds may be called beside it (an embedding that is read backwards, say).
@@ -220,7 +225,7 @@ class _House:
     def as_graph(self) -> keras.Model:
         """The cut graph as it is, with operations of this package in it."""
         for operation in self.rebuilt.model.operations:
-            drop_path(operation)
+            drop_place(operation)
         return self.rebuilt.model
 
     def _copy(self) -> keras.Model:
@@ -293,7 +298,7 @@ class _House:
         if new is None:
             return self.rebuilt._copied(old)
         new.name = old.name
-        drop_path(new)
+        drop_place(new)
         new._inbound_nodes, new._outbound_nodes = [], []
         return new
 
@@ -309,6 +314,9 @@ class _House:
         for name, value in vars(new).items():
             if type(value) is int or (type(value) is tuple and all(own is None or type(own) is int for own in value)):
                 vars(new)[name] = self._number_for(old, value)
+        if isinstance(new, keras.layers.Lambda) and not callable(new._output_shape):
+            # What it was told of the width may hold no more; Keras finds it by running the function.
+            new._output_shape = None
         if isinstance(new, Functional) and self._changes(old):
             # A nested graph would insist on inputs as wide as they were.
             new.input_spec = None

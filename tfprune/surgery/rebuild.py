@@ -16,7 +16,7 @@ from keras.src.saving.serialization_lib import SafeModeScope
 
 from tfprune.borders import warn
 from tfprune.graph import UnitGraph
-from tfprune.graph.nodes import copied, is_graph, keep_path
+from tfprune.graph.nodes import copied, is_graph, keep_place
 from tfprune.graph.opened import is_opened
 from tfprune.graph.step import Edit
 from tfprune.graph.walk import flat_nodes, functional, nodes_of, run
@@ -191,7 +191,7 @@ class Rebuild:
                 self._rebuilt_layers.append((old, self.operations[id(old)]))
             else:
                 self.operations[id(old)] = self._copied(old)
-            keep_path(old, self.operations[id(old)])
+            keep_place(old, self.operations[id(old)])
         return self.operations[id(old)]
 
     def _copied(self, old: Any) -> Any:

@@ -12,10 +12,10 @@ from keras import ops
 from tfprune.compiling import ByLengths
 from tfprune.data import as_batches
 from tfprune.graph import unit_groups
+from tfprune.graph.batch import Batch, batch_of
 from tfprune.graph.kernels import making_kernels
 from tfprune.graph.members import Home, Member
 from tfprune.graph.walk import call_operation, run_flat
-from tfprune.layers.opened import HeldWeight
 from tfprune.masking import has_values_before
 from tfprune.masking.before import SplitAtUnits
 from tfprune.objectives import sample_loss
@@ -54,10 +54,11 @@ class GradientPass:
             if (chosen[graph.columns(ids)] >= 0).any()
         ]
         self._homes: dict[int, list[tuple[str, Member, Home]]] = {}
+        batches: dict[int, tuple[Any, Batch | None]] = {}
         for name in names:
             for member in graph[name].members:
-                # A weight that code reads is the same for all samples: nothing lives in it.
-                for home in (own for own in member.homes if not _is_weight(own.tensor)):
+                # A weight that code reads is the same for all samples, and what is made of it: nothing lives in it.
+                for home in (own for own in member.homes if batch_of(own.tensor, batches) is not None):
                     self._homes.setdefault(id(home.tensor), []).append((name, member, home))
         self._compiled = ByLengths(self._step)
 
@@ -180,11 +181,6 @@ class GradientPass:
             along = tf.reduce_sum(tf.square(tf.cast(gradient, "float64")), axis=others)
             squares += along @ np.eye(self.num_units + 1)[columns][:, :-1]
         return tf.sqrt(squares)
-
-
-def _is_weight(tensor: Any) -> bool:
-    history = getattr(tensor, "_keras_history", None)
-    return history is not None and isinstance(history.operation, HeldWeight)
 
 
 class _Shown:
