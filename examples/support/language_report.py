@@ -140,11 +140,11 @@ def draw_map(heads: np.ndarray, blocks: np.ndarray, path: Path) -> None:
     axes = figure.subplots(1, 2, width_ratios=(heads.shape[1], 2.5))
     for own, values, title, labels in (
         (axes[0], heads, "heads of attention", [str(k) for k in range(heads.shape[1])]),
-        (axes[1], blocks, "blocks", ["attention", "feed-forward"][: blocks.shape[1]]),
+        (axes[1], blocks, "blocks", ["attention", "feed-\nforward"][: blocks.shape[1]]),
     ):
         picture = own.imshow(values, cmap="viridis", aspect="auto", vmin=min(0.0, values.min()))
         own.set(title=title, ylabel="layer", xticks=range(len(labels)), yticks=range(len(values)))
-        own.set_xticklabels(labels)
+        own.set_xticklabels(labels, fontsize=9)
         middle = (values.min() + values.max()) / 2
         for (row, column), value in np.ndenumerate(values):
             colour = "black" if value > middle else "white"
