@@ -159,7 +159,10 @@ _REDUCTIONS = {
 
 def _reduction(function: Callable) -> Callable:
     def call(input_tensor: Any, axis: Any = None, keepdims: bool | None = False, name: Any = None) -> Any:
-        return function(input_tensor, axis=None if axis is None else _ints(axis), keepdims=bool(keepdims))
+        axes = None if axis is None else _ints(axis)
+        # Not every version of Keras takes one number for each of them.
+        axes = (axes,) if isinstance(axes, int) else axes
+        return function(input_tensor, axis=axes, keepdims=bool(keepdims))
 
     return call
 
@@ -325,7 +328,9 @@ def _pad(tensor: Any, paddings: Any, mode: str = "CONSTANT", constant_values: An
 
 @_stands_for("reverse")
 def _reverse(tensor: Any, axis: Any) -> Any:
-    return ops.flip(tensor, axis=_ints(axis))
+    for own in _ints(axis):
+        tensor = ops.flip(tensor, axis=own)
+    return tensor
 
 
 @_stands_for("roll")
@@ -482,11 +487,11 @@ def _avg_pool(input: Any, ksize: Any, strides: Any, padding: Any, data_format: A
 @_stands_for("image.extract_patches")
 def _extract_patches(images: Any, sizes: Any, strides: Any, rates: Any, padding: Any) -> Any:
     sizes, strides, rates = (_ints(own)[1:-1] for own in (sizes, strides, rates))
-    if rates != (1, 1) and strides != (1, 1):
-        raise NotImplementedError("tf.image.extract_patches is followed with strides or rates, not with both")
-    return ops.image.extract_patches(
-        images, sizes, strides, rates[0] if rates[0] == rates[1] else rates, padding.lower()
-    )
+    if any(len(set(own)) > 1 for own in (strides, rates)) or (rates[0] != 1 and strides[0] != 1):
+        raise NotImplementedError("tf.image.extract_patches is followed with one stride or one rate for both axes")
+    # Keras 3.8 finds no shape where a stride is named.
+    stride = None if strides == sizes else strides[0]
+    return ops.image.extract_patches(images, sizes, stride, rates[0], padding.lower())
 
 
 @_stands_for("image.resize")
