@@ -74,8 +74,8 @@ def refused(name, score):
         return "relevance knows no layer of the class OwnRows"
     if name == "tensorflow_transformer" and score == "relevance":
         return "relevance knows no layer of the class Sized"
-    if explains and name == "text_classification":
-        return "reads integers" if score == "conductance" else "cannot read layer 'embed/take'"
+    if name == "text_classification" and score == "conductance":
+        return "reads integers"
     return "there is no predicted class" if explains and name in OF_STEPS else None
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 from keras import layers
 
+from tfprune.layers.opened import WithMask
 from tfprune.relevance.steps import Trace, Value
 from tfprune.relevance.table import register, row_of
 from tfprune.relevance.windows import global_windows, pooling_windows, stacked_windows
@@ -70,6 +71,13 @@ def global_max_pooling(trace: Trace, inputs: Value) -> Value:
 def masking(trace: Trace, inputs: Value) -> Value:
     keep = tf.reduce_any(tf.not_equal(inputs.tensor, trace.layer.mask_value), axis=-1, keepdims=True)
     return trace.move(lambda x: x * tf.cast(keep, x.dtype), inputs)
+
+
+@register(WithMask)
+def with_mask(trace: Trace, inputs: Value, mask: Any) -> Value:
+    result = trace.move(tf.identity, inputs)
+    result.mask = mask.tensor if isinstance(mask, Value) else mask
+    return result
 
 
 @register(layers.TimeDistributed)
