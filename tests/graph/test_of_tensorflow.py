@@ -1,5 +1,7 @@
 """Functions of TensorFlow on symbolic tensors: each computes what TensorFlow computes."""
 
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -267,3 +269,45 @@ def test_outside_of_a_trace_nothing_changes():
         assert isinstance(tf.square(symbol), keras.KerasTensor)
     with pytest.raises(ValueError, match="KerasTensor"):
         tf.square(symbol)
+
+
+def test_another_thread_is_left_alone():
+    symbol, found = keras.KerasTensor((2, 3)), []
+
+    def elsewhere():
+        try:
+            found.append(tf.square(symbol))
+        except ValueError as error:
+            found.append(error)
+
+    with followed():
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        assert isinstance(tf.square(symbol), keras.KerasTensor)
+    assert isinstance(found[0], ValueError)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda p: tf.image.resize(p, (8, 8), preserve_aspect_ratio=True), "preserve_aspect_ratio=True"),
+        (lambda p: tf.math.cumsum(p, 1, reverse=True), "forwards"),
+    ],
+)
+def test_a_setting_that_is_not_followed_is_named(function, words):
+    with followed(), pytest.raises(NotImplementedError, match=words):
+        function(keras.KerasTensor((2, 4, 4, 3)))
+
+
+def test_operands_by_name_and_a_dtype_by_place():
+    own = arrays()[B]
+    symbol = keras.KerasTensor(own.shape)
+    with followed():
+        outputs = [
+            tf.pow(y=2.0, x=symbol),
+            tf.subtract(x=1.0, y=symbol),
+            tf.convert_to_tensor(2.0 * symbol, tf.float32),
+        ]
+    for one, other in zip([own**2, 1 - own, 2 * own], keras.Function([symbol], outputs)([own]), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-3)

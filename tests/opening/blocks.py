@@ -1045,6 +1045,41 @@ def low_rank(quantised: bool = False) -> keras.Model:
     return keras.Model(inputs, head(LowRank(quantised, name="low")(inputs)), name="low_rank")
 
 
+class OldTower(keras.Model):
+    """Takes a dictionary, any length, in half precision: words beside numbers, by TensorFlow's functions."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.words = layers.Embedding(VOCABULARY, 6, name="words")
+        self.wide, self.narrow = layers.Dense(9, "relu", name="wide"), layers.Dense(6, name="narrow")
+        self.out = layers.Dense(2, dtype="float32", name="out")
+
+    def call(self, inputs, training=False):
+        x = self.words(inputs["tokens"])
+        x += tf.cast(inputs["scale"], x.dtype)[:, tf.newaxis, :]
+        steps = tf.shape(x)[1]
+        x = tf.reshape(self.narrow(self.wide(x)), tf.stack([-1, steps, 6])) + x
+        if training:
+            x = tf.nn.dropout(x, 0.1)
+        return self.out(tf.concat([tf.reduce_max(x, axis=1), tf.math.reduce_mean(x, 1)], axis=-1))
+
+
+@net(
+    lambda batch, length: {"tokens": of_tokens(batch, length), "scale": of_numbers(6)(batch, length)},
+    "tower/wide",
+    open_length=True,
+    tolerance=0.15,
+    forms=("copy",),
+)
+def tensorflow_of_any_length():
+    inputs = {"tokens": keras.Input((None,), dtype="int32", name="tokens"), "scale": keras.Input((6,), name="scale")}
+
+    def build():
+        return keras.Model(inputs, OldTower(name="tower")(inputs), name="tensorflow_of_any_length")
+
+    return with_policy("mixed_float16", build)
+
+
 class Rows(layers.Layer):
     """Sub-layers between which something stands that cannot be followed."""
 

@@ -20,6 +20,7 @@ from tfprune.borders import public
 from tfprune.compiling import compiled
 from tfprune.export.inputs import fixed_batch, plain_call, random_inputs, unchanged_states
 from tfprune.files import atomic_write
+from tfprune.graph.comparing import computes_in_half
 from tfprune.graph.walk import functional
 
 TOLERANCE = 1e-5
@@ -195,8 +196,7 @@ def _short(text: str, most: int = 400) -> str:
 def _check(model: keras.Model, expected: list[Any], received: list[Any], what: str, tolerance: float | None) -> None:
     """Raises ValueError unless all outputs agree."""
     if tolerance is None:
-        half = any("16" in layer.compute_dtype for layer in model._flatten_layers())
-        tolerance = _HALF_TOLERANCE if half else TOLERANCE
+        tolerance = _HALF_TOLERANCE if computes_in_half(model) else TOLERANCE
     names = functional(model).output_names
     for name, one, other in zip(names, expected, received, strict=True):
         one, other = (np.asarray(keras.ops.convert_to_numpy(value), np.float64) for value in (one, other))

@@ -23,6 +23,7 @@ from keras.src.ops.numpy import Reshape
 
 from tfprune.borders import warn
 from tfprune.graph.closing import can_be_opened
+from tfprune.graph.comparing import gives_same, tolerance_of
 from tfprune.graph.layouts import THIRD, Layout, inputs_of, symbols_of, ways_of
 from tfprune.graph.nodes import copied, is_graph, nodes_in, set_path, shut, substituted
 from tfprune.graph.sizes import NotAlike, SizedCall, aligned, anchors, array_of
@@ -35,7 +36,6 @@ _PLACE = "_tfprune_opened"
 _ORIGINALS, _IN_TRAINING, _CHECKED = "_tfprune_originals", "_tfprune_in_training", "_tfprune_checked_at"
 _WAY_OUT = " (where it takes certain lengths alone, tell one: unit_groups(model, input_shapes=...))"
 _LONG = (1024, 512, 256, 128, 64, 32)
-_TOLERANCE = 1e-4
 _lock = threading.RLock()
 
 
@@ -92,16 +92,6 @@ def example_inputs(form: keras.Model, shapes: Sequence[Sequence[int]] | None = N
         array = generator.normal(size=shape) if real else generator.integers(0, 2, shape)
         arrays.append(keras.ops.convert_to_tensor(array.astype(tensor.dtype)))
     return tree.pack_sequence_as(form._inputs_struct, arrays)
-
-
-def gives_same(expected: Any, received: Any, tolerance: float) -> bool:
-    """Whether two models have given out the same: the largest number times `tolerance` apart at most."""
-    for one, other in zip(tree.flatten(expected), tree.flatten(received), strict=True):
-        one, other = (keras.ops.convert_to_numpy(keras.ops.cast(own, "float32")) for own in (one, other))
-        scale = max(1.0, float(np.abs(one[np.isfinite(one)]).max(initial=0.0)))
-        if one.shape != other.shape or not np.allclose(one, other, atol=tolerance * scale, equal_nan=True):
-            return False
-    return True
 
 
 def _token(model: keras.Model, version: int | None) -> tuple:
@@ -396,5 +386,5 @@ def _check(model: Any, result: keras.Model, inputs: list[Layout], symbols: list)
     vars(result)[_CHECKED] = shapes
     _run_without_sizes(result)
     given = example_inputs(result, shapes)
-    if not gives_same(model(given, training=False), result(given, training=False), _TOLERANCE):
+    if not gives_same(model(given, training=False), result(given, training=False), tolerance_of(model)):
         raise NotAlike("what was read of its code computes something else than the model")

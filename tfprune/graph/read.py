@@ -212,15 +212,14 @@ class _Reader:
         if len(given) == 1 < len(inputs) and _is_product(node.operation):
             self._settle_kernels(node, inputs, outputs)
         row = row_of(node.operation)
-        follows = row is not None and row.follows and len(inputs) == 1
         if (len(given), len(inputs)) == (1, 2) and _is_of(node.operation, numpy_ops.Add, numpy_ops.Subtract):
-            # A bias that code adds: a weight that makes no units of its own, as a table of positions does.
             (other,) = (own for own in inputs if own is not given[0])
-            follows = _is_weight(other.tensor) and id(other.tensor) not in self._at_home
-            inputs = given
-        if not follows or readers[id(inputs[0].tensor)] != 1:
+            entered, follows = given[0], self._is_bias(other)
+        else:
+            entered, follows = inputs[0] if inputs else None, row is not None and row.follows and len(inputs) == 1
+        if not follows or readers[id(entered.tensor)] != 1:
             return
-        for emitter, call in self._at_home.pop(id(inputs[0].tensor), []):
+        for emitter, call in self._at_home.pop(id(entered.tensor), []):
             last = emitter.trails[call][-1]
             self._settle(emitter, call, Spot(outputs[0].tensor, last.axis, (*last.behind, node.operation)))
 
@@ -235,6 +234,12 @@ class _Reader:
                     emitter.trails[node] = []
                     self._settle(emitter, node, Spot(*home))
 
+    def _is_bias(self, signal: Signal) -> bool:
+        """Whether it is a weight that code reads, and that makes no units of its own, as a table of positions does."""
+        history = getattr(signal.tensor, "_keras_history", None)
+        is_weight = history is not None and isinstance(history.operation, HeldWeight)
+        return is_weight and id(signal.tensor) not in self._at_home
+
     def _has_samples(self, signal: Signal) -> bool:
         return batch_of(signal.tensor, self.records.batches) is not None
 
@@ -247,11 +252,6 @@ def _only_prepares(operation: Any, signals: list[Signal]) -> bool:
     """Whether an operation is a layer of Keras that prepares data: neither what enters nor what it gives are units."""
     of_keras = type(operation).__module__.startswith("keras.src.layers.preprocessing.")
     return of_keras and all(ids is None for signal in signals for ids in signal.axes)
-
-
-def _is_weight(tensor: Any) -> bool:
-    history = getattr(tensor, "_keras_history", None)
-    return history is not None and isinstance(history.operation, HeldWeight)
 
 
 def _is_of(operation: Any, *kinds: type) -> bool:

@@ -162,13 +162,12 @@ def _called(plan: Plan, recorder: Recorder, node: Any, args: tuple, kwargs: dict
         args, kwargs = keras.tree.map_structure(_plain, (args, kwargs))
     values = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Value)]
     # So are weights and arrays that the code of an opened layer reads, and what is made of them alone.
-    is_given = isinstance(operation, HeldWeight | SizedArray) or (entered and all(own.is_given for own in entered))
+    is_given = isinstance(operation, HeldWeight | SizedArray)
+    is_given |= bool(entered) and all(own.is_given for own in entered)
     if is_given or not any(tf.as_dtype(tensor.dtype).is_floating for tensor in node.outputs):
         given = keras.tree.map_structure(lambda leaf: leaf.tensor if isinstance(leaf, Value) else leaf, (args, kwargs))
-        outputs = [Value(tensor) for tensor in keras.tree.flatten(operation(*given[0], **given[1]))]
-        for output in outputs:
-            output.is_given = bool(is_given)
-        return outputs
+        tensors = keras.tree.flatten(operation(*given[0], **given[1]))
+        return [Value(tensor, is_given=is_given) for tensor in tensors]
     if not values:
         raise TypeError(
             f"layer {name!r} ({type(operation).__name__}) reads integers or words, which only an Embedding may do. "

@@ -28,9 +28,16 @@ class Value:
 
     __slots__ = ("tensor", "reference", "mask", "logits", "is_given")
 
-    def __init__(self, tensor: Any, reference: Any = None, mask: Any = None, logits: Value | None = None):
+    def __init__(
+        self,
+        tensor: Any,
+        reference: Any = None,
+        mask: Any = None,
+        logits: Value | None = None,
+        is_given: bool = False,
+    ):
         self.tensor, self.reference, self.mask, self.logits = tensor, reference, mask, logits
-        self.is_given = False
+        self.is_given = is_given
 
     @property
     def shape(self) -> tuple[int | None, ...]:
